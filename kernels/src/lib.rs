@@ -1,0 +1,1 @@
+//! The reference runtime: forward pass and states, on the CPU.
