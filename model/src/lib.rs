@@ -1,1 +1,15 @@
 //! What a Samba-family model is: configuration, layer plan, canonical tensors, tokenizer. No file formats.
+
+mod config;
+mod error;
+mod hugging_face;
+pub mod mixers;
+pub mod official;
+mod plan;
+mod tensor;
+
+pub use config::{Config, NormClass, ShapeHints};
+pub use error::{Error, Result};
+pub use mixers::Mixer;
+pub use plan::{Block, Branch, INNER_NORM_EPS, Norm, NormKind, Place, Plan};
+pub use tensor::{Naming, Role, Stored, TensorSpec, View};

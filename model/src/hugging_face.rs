@@ -1,0 +1,183 @@
+//! Plans from Hugging Face's `config.json`: flash-linear-attention's `SambaForCausalLM` and transformers'
+//! `MambaForCausalLM`.
+
+use crate::mixers::{Attention, Mamba, Mixer, Rope, RopeTable, SelectiveScan, SwiGlu};
+use crate::plan::{Block, Branch, Norm, NormKind, Place, Plan};
+use crate::{Error, Result};
+use serde::Deserialize;
+
+/// A whole number or the word `"auto"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Auto {
+    Number(usize),
+    Word(String),
+}
+
+#[derive(Deserialize)]
+struct AttentionFields {
+    layers: Vec<usize>,
+    num_heads: usize,
+    num_kv_heads: Option<usize>,
+    #[serde(default)]
+    qkv_bias: bool,
+    window_size: Option<usize>,
+    #[serde(default = "ten_thousand")]
+    rope_theta: f32,
+}
+
+fn ten_thousand() -> f32 {
+    10000.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The fields that matter, of both kinds.
+#[derive(Deserialize)]
+struct Fields {
+    model_type: String,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    vocab_size: usize,
+    state_size: usize,
+    conv_kernel: usize,
+    expand: usize,
+    time_step_rank: Auto,
+    #[serde(default)]
+    use_bias: bool,
+    #[serde(default = "yes")]
+    use_conv_bias: bool,
+    #[serde(alias = "layer_norm_epsilon")]
+    norm_eps: f32,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    max_position_embeddings: Option<usize>,
+    attn: Option<AttentionFields>,
+    hidden_ratio: Option<usize>,
+    intermediate_size: Option<usize>,
+    #[serde(alias = "activation_function")]
+    hidden_act: Option<String>,
+}
+
+impl Plan {
+    /// The plan of a Hugging Face `config.json` with `model_type` `samba` or `mamba`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field, [`Error::Json`] where the file is no such object.
+    pub fn from_hugging_face(text: &str) -> Result<Plan> {
+        let f: Fields = serde_json::from_str(text).map_err(|e| Error::Json { reason: e.to_string() })?;
+        f.check()?;
+        let d = f.hidden_size;
+        let d_inner = f.expand * d;
+        let dt_rank = match &f.time_step_rank {
+            Auto::Number(n) => *n,
+            Auto::Word(w) if w == "auto" => d.div_ceil(16),
+            Auto::Word(w) => return Err(Error::config("time_step_rank", "a number or \"auto\"", w)),
+        };
+        let scan = SelectiveScan {
+            d_inner,
+            d_state: f.state_size,
+            d_conv: f.conv_kernel,
+            dt_rank,
+            conv_bias: f.use_conv_bias,
+        };
+        let mamba = Mixer::Mamba(Mamba { scan, proj_bias: f.use_bias });
+        let norm = Norm { kind: NormKind::Rms, eps: f.norm_eps };
+        let branch = |place, mixer| Branch { place, norm, mixer };
+        let blocks = match (f.model_type.as_str(), &f.attn) {
+            ("mamba", None) => {
+                vec![Block { branches: vec![branch(Place::Only, mamba)] }; f.num_hidden_layers]
+            }
+            ("samba", Some(a)) => {
+                let attention = f.attention(a)?;
+                let mlp = Mixer::SwiGlu(SwiGlu { width: f.mlp_width()?, bias: false });
+                (0..f.num_hidden_layers)
+                    .map(|i| {
+                        let mixer = if a.layers.contains(&i) { attention.clone() } else { mamba.clone() };
+                        Block { branches: vec![branch(Place::Mixer, mixer), branch(Place::Mlp, mlp.clone())] }
+                    })
+                    .collect()
+            }
+            (kind, _) => return Err(Error::config("model_type", "samba (with attn) or mamba", kind)),
+        };
+        Ok(Plan {
+            name: f.model_type.clone(),
+            vocab_size: f.vocab_size,
+            padded_vocab_size: f.vocab_size,
+            d_model: d,
+            context_length: f.max_position_embeddings.unwrap_or(2048),
+            final_norm: norm,
+            tied: f.tie_word_embeddings,
+            blocks,
+        })
+    }
+}
+
+impl Fields {
+    fn check(&self) -> Result<()> {
+        let extents = [
+            ("hidden_size", self.hidden_size, 1 << 24),
+            ("num_hidden_layers", self.num_hidden_layers, 4096),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("state_size", self.state_size, 1 << 16),
+            ("conv_kernel", self.conv_kernel, 1 << 10),
+            ("expand", self.expand, 1 << 10),
+        ];
+        for (field, value, max) in extents {
+            if !(1..=max).contains(&value) {
+                return Err(Error::config(field, format!("a whole number from 1 to {max}"), value));
+            }
+        }
+        if let Auto::Number(n) = self.time_step_rank
+            && !(1..=1 << 24).contains(&n)
+        {
+            return Err(Error::config("time_step_rank", "a whole number from 1 to 16777216", n));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(Error::config("norm_eps", "a number between 0 and 1", self.norm_eps));
+        }
+        match self.hidden_act.as_deref() {
+            None | Some("silu" | "swish") => Ok(()),
+            Some(other) => Err(Error::config("hidden_act", "silu", other)),
+        }
+    }
+
+    fn attention(&self, a: &AttentionFields) -> Result<Mixer> {
+        let groups = a.num_kv_heads.unwrap_or(a.num_heads);
+        if a.num_heads == 0 || !self.hidden_size.is_multiple_of(a.num_heads) {
+            let expected = format!("a divisor of hidden_size = {}", self.hidden_size);
+            return Err(Error::config("attn.num_heads", expected, a.num_heads));
+        }
+        if groups == 0 || !a.num_heads.is_multiple_of(groups) {
+            return Err(Error::config("attn.num_kv_heads", format!("a divisor of {}", a.num_heads), groups));
+        }
+        let head_dim = self.hidden_size / a.num_heads;
+        if !head_dim.is_multiple_of(2) {
+            return Err(Error::config("attn.num_heads", "an even number of channels a head", head_dim));
+        }
+        Ok(Mixer::Attention(Attention {
+            heads: a.num_heads,
+            groups,
+            head_dim,
+            window: a.window_size.filter(|w| *w > 0),
+            rope: Some(Rope { dims: head_dim, base: a.rope_theta, condense: 1.0, table: RopeTable::F32 }),
+            qkv_bias: a.qkv_bias,
+            output_bias: false,
+            short_conv: None,
+        }))
+    }
+
+    /// flash-linear-attention's `GatedMLP`: two thirds of `hidden_ratio` times the width, rounded up to 256, unless given.
+    fn mlp_width(&self) -> Result<usize> {
+        let width = match self.intermediate_size {
+            Some(w) => w,
+            None => (self.hidden_size * self.hidden_ratio.unwrap_or(4).min(1 << 10) * 2 / 3).next_multiple_of(256),
+        };
+        match width {
+            1..=0x100_0000 => Ok(width),
+            w => Err(Error::config("intermediate_size", "a whole number from 1 to 16777216", w)),
+        }
+    }
+}
