@@ -1,1 +1,49 @@
-fn main() {}
+//! `tamborim`: convert, quantize and verify Samba-family language models.
+
+mod cli;
+mod commands;
+mod data;
+mod output;
+mod pipeline;
+mod progress;
+mod source;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// What a command returns; an error is one line for the user.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How a command ended, when nothing went wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// Exit code 1: it ran, and a verify threshold was missed.
+    ThresholdMissed,
+}
+
+fn main() -> ExitCode {
+    reset_broken_pipe();
+    let cli = cli::Cli::parse();
+    match cli.run() {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::ThresholdMissed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("tamborim: {}", output::one_line(&error.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `tamborim inspect x | head` ends quietly, as other Unix tools do, instead of failing at the closed pipe.
+fn reset_broken_pipe() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let message = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if message.starts_with("failed printing to stdout") {
+            std::process::exit(0);
+        }
+        default(info);
+    }));
+}

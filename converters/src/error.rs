@@ -75,7 +75,7 @@ pub enum Error {
 }
 
 /// The result of this crate's functions.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// [`Error::Io`] at `path`; made for `map_err`.
@@ -102,4 +102,17 @@ impl Error {
     ) -> Error {
         Error::Tensor { path: path.to_owned(), tensor: tensor.into(), expected: expected.into(), found: found.into() }
     }
+}
+
+/// A name from a file made fit for a one-line message: control characters escaped, long ones cut.
+pub(crate) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 100;
+    let mut text = String::new();
+    for c in name.chars().take(LONGEST) {
+        if matches!(c, '"' | '\'') { text.push(c) } else { text.extend(c.escape_debug()) }
+    }
+    if name.chars().nth(LONGEST).is_some() {
+        text.push_str("...");
+    }
+    text
 }

@@ -1,7 +1,7 @@
 //! The configuration of the training code (`lit_gpt.config.Config` of microsoft/Samba, commit ed3ed54): every field, its
 //! default there, and the checks that the code itself leaves to chance.
 
-use crate::{Error, Result};
+use crate::{Error, Result, ShapeHints};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -107,31 +107,6 @@ fn as_python_list<S: serde::Serializer>(list: &Option<Vec<usize>>, s: S) -> std:
         None => s.serialize_none(),
         Some(l) => s.serialize_str(&format!("{l:?}")),
     }
-}
-
-/// What the tensors of a checkpoint tell of its configuration; fills fields that a JSON leaves out.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ShapeHints {
-    /// Blocks found.
-    pub n_layer: Option<usize>,
-    /// Columns of the embedding.
-    pub n_embd: Option<usize>,
-    /// Rows of the embedding.
-    pub padded_vocab_size: Option<usize>,
-    /// Rows of the MLP's gate.
-    pub intermediate_size: Option<usize>,
-    /// Rows of the fused attention projection.
-    pub qkv_rows: Option<usize>,
-    /// Whether attention has biases.
-    pub bias: Option<bool>,
-    /// Whether norms have biases.
-    pub layer_norm: Option<bool>,
-    /// Whether embedding and head are the same bytes, or only one is there.
-    pub tied: Option<bool>,
-    /// Layers with an attention mixer, where some are Mamba.
-    pub attention_layers: Option<Vec<usize>>,
-    /// Layers hold nothing but a norm and a Mamba mixer.
-    pub pure_mamba: bool,
 }
 
 /// Reads fields out of a JSON object, naming the culprit; what is left at the end is unknown.
@@ -288,16 +263,16 @@ impl Config {
             gla_per_layer: f.int("gla_per_layer", -1)?,
             nope: f.bool("nope", false)?,
             mamba,
-            sc_attn: f.bool("sc_attn", false)?,
+            sc_attn: f.bool("sc_attn", hints.short_conv)?,
             rms_norm: f.maybe_bool("rms_norm", hints.layer_norm.map(|l| !l), true)?,
             residual_in_fp32: f.bool("residual_in_fp32", true)?,
             fused_add_norm: f.bool("fused_add_norm", true)?,
             mamba_init: f.maybe_bool("mamba_init", hints.tied, false)?,
             attn_layer_pos: attn_layer_pos
                 .or_else(|| hints.attention_layers.clone().filter(|_| !per_layer_given && !mamba)),
-            use_mega: f.bool("use_mega", false)?,
+            use_mega: f.bool("use_mega", hints.mega)?,
             abl_mamba: f.bool("abl_mamba", false)?,
-            mamba_swa_mlp: f.bool("mamba_swa_mlp", false)?,
+            mamba_swa_mlp: f.bool("mamba_swa_mlp", hints.mamba_swa_mlp)?,
             n_query_groups: 0,
             shared_attention_norm: f.bool("shared_attention_norm", false)?,
             norm_class: match f.take("_norm_class") {

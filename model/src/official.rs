@@ -1,7 +1,6 @@
 //! The 46 named configurations of the training code (`lit_gpt/config.py` of microsoft/Samba at ed3ed54).
 
-use crate::config::{Config, ShapeHints};
-use crate::{Error, Result};
+use crate::{Config, Error, Result, ShapeHints};
 use serde_json::{Map, Value, json};
 
 /// What the mixers of a named configuration are.

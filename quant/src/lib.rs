@@ -1,1 +1,24 @@
 //! Fewer bits: block formats, scale search, rounding, type recipes. Knows no files and no runtime.
+//!
+//! A [`Format`] says how numbers are laid out in blocks and converts rows of `f32` to bytes and back; a [`Tensor`] is a
+//! shape, a format and bytes that fit each other. One file of `formats/` holds one block format: its layout, decoder and
+//! encoder. Encoders share the scale searches of `search.rs`, which work on sixteen or eight groups side by side
+//! (`lanes.rs`). Every decoder and encoder is compiled for several instruction sets (`simd.rs`) with equal results, bit
+//! for bit: bytes depend neither on the machine nor on the thread count.
+
+mod error;
+mod float16;
+mod format;
+mod formats;
+mod lanes;
+mod recipe;
+mod search;
+mod simd;
+mod source;
+mod tensor;
+
+pub use error::{Error, Result};
+pub use format::{Format, FormatInfo};
+pub use recipe::{Choice, Recipe};
+pub use source::{SourceError, TensorSource};
+pub use tensor::Tensor;

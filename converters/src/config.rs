@@ -1,0 +1,98 @@
+//! Which model a checkpoint is: an explicit choice, a file beside it, or the name its trainer left inside.
+
+use crate::checkpoint::Checkpoint;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use tamborim_model::{Config, Naming, Plan, ShapeHints, official};
+
+/// Largest configuration file read.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The plan of `checkpoint`, and the naming its tensors follow. `choice` is an official name or a JSON file; without it a
+/// `lit_config.json` or `config.json` beside the checkpoint is used, else the `model_name` among its `hparams`.
+///
+/// # Errors
+/// [`Error::Model`] where a configuration is unreadable, and where there is none: then the message lists what would fit.
+pub fn plan_of(checkpoint: &dyn Checkpoint, choice: Option<&str>) -> Result<(Plan, Naming)> {
+    let path = checkpoint.path();
+    let at = |source| Error::Model { path: path.to_owned(), source };
+    if let Some(choice) = choice {
+        if official::names().any(|n| n == choice) || !Path::new(choice).exists() {
+            let config = official::config(choice).map_err(at)?;
+            return Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit));
+        }
+        return plan_of_file(checkpoint, Path::new(choice));
+    }
+    if let Some(file) = config_beside(path) {
+        return plan_of_file(checkpoint, &file);
+    }
+    let Some(name) = &checkpoint.extras().model_name else {
+        return Err(no_config(checkpoint));
+    };
+    let config = official::config(name).map_err(at)?;
+    Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit))
+}
+
+/// `lit_config.json` or `config.json` in the folder, or in the folder of the file.
+fn config_beside(path: &Path) -> Option<PathBuf> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    ["lit_config.json", "config.json"].map(|n| folder.join(n)).into_iter().find(|p| p.is_file())
+}
+
+fn plan_of_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<(Plan, Naming)> {
+    let at = |source| Error::Model { path: file.to_owned(), source };
+    let size = std::fs::metadata(file).map_err(Error::io(file))?.len();
+    if size > MAX_CONFIG_BYTES {
+        let found = format!("{size} bytes");
+        return Err(Error::damaged(file, "configuration", format!("at most {MAX_CONFIG_BYTES} bytes"), found));
+    }
+    let bytes = std::fs::read(file).map_err(Error::io(file))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::damaged(file, "configuration", "JSON", "no UTF-8 text"))?;
+    if is_hugging_face(&text) {
+        return Ok((Plan::from_hugging_face(&text).map_err(at)?, Naming::HuggingFace));
+    }
+    let config = Config::from_json(&text, &hints(checkpoint)).map_err(at)?;
+    Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit))
+}
+
+/// Hugging Face's files name a `model_type`; the training code's have no such field.
+fn is_hugging_face(text: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct ModelType {
+        #[allow(dead_code)]
+        model_type: String,
+    }
+    serde_json::from_str::<ModelType>(text).is_ok()
+}
+
+/// What the tensors tell, the tie included.
+fn hints(checkpoint: &dyn Checkpoint) -> ShapeHints {
+    let entries = checkpoint.entries();
+    let shapes = entries.iter().map(|(name, e)| (name.as_str(), e.shape.as_slice()));
+    let tied = match (entries.get("transformer.wte.weight"), entries.get("lm_head.weight")) {
+        (Some(a), Some(b)) => a.identity == b.identity,
+        _ => true,
+    };
+    ShapeHints { tied: Some(tied), ..ShapeHints::from_shapes(shapes) }
+}
+
+fn no_config(checkpoint: &dyn Checkpoint) -> Error {
+    let entries = checkpoint.entries();
+    let fits = |name: &str| {
+        let Ok(plan) = official::config(name).and_then(|c| Plan::from_config(&c)) else { return false };
+        plan.tensors().iter().all(|t| {
+            let entry_of = |key: &str| {
+                entries.get(key).or(entries.get("lm_head.weight").filter(|_| plan.tied && t.block.is_none()))
+            };
+            t.stored(Naming::Lit).is_some_and(|s| entry_of(&s.key).is_some_and(|e| e.shape == t.stored_shape(s)))
+        })
+    };
+    let fitting: Vec<&str> = official::names().filter(|n| fits(n)).collect();
+    let expected = match fitting.as_slice() {
+        [] => "an official name or a JSON file of config fields with --config, or a lit_config.json beside the file"
+            .to_owned(),
+        names => format!("--config with one of {}, whose shapes fit (or a JSON file)", names.join(", ")),
+    };
+    let source = tamborim_model::Error::Config { field: "--config".into(), expected, found: "no configuration".into() };
+    Error::Model { path: checkpoint.path().to_owned(), source }
+}

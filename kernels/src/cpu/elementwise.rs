@@ -1,0 +1,41 @@
+//! Operations on single numbers.
+
+use super::Rows;
+use super::simd::{dispatch, silu};
+use rayon::prelude::*;
+
+/// Numbers per task.
+const GRAIN: usize = 1 << 14;
+
+dispatch! {
+    fn silu_times_slice(gate: &mut [f32], up: &[f32]) {
+        for (g, u) in gate.iter_mut().zip(up) {
+            *g = silu(*g) * u;
+        }
+    }
+}
+
+dispatch! {
+    fn silu_slice(x: &mut [f32]) {
+        for x in x {
+            *x = silu(*x);
+        }
+    }
+}
+
+/// `gate = silu(gate) * up`.
+pub fn silu_times(gate: &mut Rows, up: &Rows) {
+    gate.data.par_chunks_mut(GRAIN).zip(up.data.par_chunks(GRAIN)).for_each(|(g, u)| silu_times_slice(g, u));
+}
+
+/// `x = silu(x)`.
+pub fn silu_in_place(x: &mut Rows) {
+    x.data.par_chunks_mut(GRAIN).for_each(silu_slice);
+}
+
+/// `x += y`.
+pub fn add(x: &mut Rows, y: &Rows) {
+    x.data.par_chunks_mut(GRAIN).zip(y.data.par_chunks(GRAIN)).for_each(|(x, y)| {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    });
+}

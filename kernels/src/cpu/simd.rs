@@ -1,0 +1,109 @@
+//! One body, compiled for every instruction set, picked at run time.
+//!
+//! A body is plain Rust over fixed-size lanes; the compiler turns it into vectors of whatever the instruction set has.
+//! Multiplications and additions are never fused, so that every variant gives the same bits and the plain one is the
+//! oracle of the others.
+
+/// Numbers handled side by side: one AVX-512 register, two AVX ones.
+pub const LANES: usize = 16;
+
+/// Defines `fn name(args) -> ret` that runs `body` compiled for AVX-512, AVX2 or the baseline.
+macro_rules! dispatch {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                    // SAFETY: the processor has every feature that the function was compiled for.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has the feature that the function was compiled for.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch;
+
+/// `e^x` with a relative error below 2e-7 for `-87 <= x <= 88`; clamped outside (at most 1.7e-38 below).
+///
+/// Range reduction by Cody and Waite (ln 2 in two parts), then the degree-6 Taylor-like polynomial of Cephes' `expf`.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest whole number
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4_f32;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 0.166_666_65;
+    let p = p * r + 0.5;
+    let p = p * (r * r) + r + 1.0;
+    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+dispatch! {
+    /// Dot product of slices of one length, summed in [`LANES`] partial sums.
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+        let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
+        for (a, b) in a_chunks.zip(b_chunks) {
+            for l in 0..LANES {
+                lanes[l] += a[l] * b[l];
+            }
+        }
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        lanes.iter().sum::<f32>() + rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_over_its_whole_range() {
+        for i in -8700..8800 {
+            let x = i as f32 * 0.01;
+            let truth = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / truth - 1.0).abs() < 2e-7, "{x}");
+        }
+        assert!(exp(-1e9) < 2e-38 && exp(f32::MAX).is_finite());
+    }
+
+    #[test]
+    fn dot_of_odd_lengths_equals_float64() {
+        for n in [0, 1, 7, 16, 17, 100] {
+            let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+            let truth: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            assert!((f64::from(dot(&a, &b)) - truth).abs() < 1e-5);
+        }
+    }
+}

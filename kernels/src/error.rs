@@ -1,0 +1,21 @@
+/// Why a model cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor could not be read.
+    #[error(transparent)]
+    Source(Box<dyn std::error::Error + Send + Sync>),
+    /// A token is not in the vocabulary.
+    #[error("token {token} at position {position}: expected a number below the vocabulary size {vocab_size}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Its place in the sequence.
+        position: u64,
+        /// Tokens that exist.
+        vocab_size: usize,
+    },
+}
+
+/// The result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;

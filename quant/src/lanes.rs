@@ -1,0 +1,246 @@
+//! Several groups side by side: lane `l` of every value belongs to group `l`.
+//!
+//! A group is what shares one scale: a block, or a sub-block of a K-quant. With one group in a lane the searches read like
+//! scalar code, sum each group in element order whatever the vector width, and need no horizontal sums.
+
+use crate::float16::F16_MAX;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+/// One number of each of `N` groups.
+#[derive(Copy, Clone, Debug)]
+#[repr(align(32))]
+pub(crate) struct Lanes<const N: usize>(pub [f32; N]);
+
+/// Adding this to a number below 2^22 leaves its nearest integer (ties to even) in the last bits.
+const ROUNDER: f32 = 12_582_912.0;
+
+macro_rules! elementwise {
+    ($($trait:ident $method:ident $op:tt),*) => {$(
+        impl<const N: usize> $trait for Lanes<N> {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(mut self, other: Self) -> Self {
+                for l in 0..N {
+                    self.0[l] $op other.0[l];
+                }
+                self
+            }
+        }
+    )*};
+}
+elementwise!(Add add +=, Sub sub -=, Mul mul *=, Div div /=);
+
+impl<const N: usize> Neg for Lanes<N> {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        self.map(|x| -x)
+    }
+}
+
+impl<const N: usize> Lanes<N> {
+    pub(crate) const ZERO: Self = Lanes([0.0; N]);
+
+    #[inline(always)]
+    pub(crate) fn splat(x: f32) -> Self {
+        Lanes([x; N])
+    }
+
+    #[inline(always)]
+    pub(crate) fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
+        for l in 0..N {
+            self.0[l] = f(self.0[l]);
+        }
+        self
+    }
+
+    /// `yes` where `a < b`, else `no`.
+    #[inline(always)]
+    pub(crate) fn if_less(a: Self, b: Self, yes: Self, no: Self) -> Self {
+        let mut r = no;
+        for l in 0..N {
+            r.0[l] = if a.0[l] < b.0[l] { yes.0[l] } else { no.0[l] };
+        }
+        r
+    }
+
+    #[inline(always)]
+    pub(crate) fn min(mut self, other: Self) -> Self {
+        for l in 0..N {
+            self.0[l] = if self.0[l] < other.0[l] { self.0[l] } else { other.0[l] };
+        }
+        self
+    }
+
+    #[inline(always)]
+    pub(crate) fn max(mut self, other: Self) -> Self {
+        for l in 0..N {
+            self.0[l] = if self.0[l] > other.0[l] { self.0[l] } else { other.0[l] };
+        }
+        self
+    }
+
+    #[inline(always)]
+    pub(crate) fn abs(self) -> Self {
+        self.map(f32::abs)
+    }
+
+    /// Into `low..=high`; NaN becomes `low`.
+    #[inline(always)]
+    pub(crate) fn clamp(self, low: f32, high: f32) -> Self {
+        self.max(Self::splat(low)).min(Self::splat(high))
+    }
+
+    /// Nearest integer, ties to even, of numbers below 2^22.
+    #[inline(always)]
+    pub(crate) fn round(self) -> Self {
+        self + Self::splat(ROUNDER) - Self::splat(ROUNDER)
+    }
+
+    /// Integers, of integral numbers below 2^22.
+    #[inline(always)]
+    pub(crate) fn to_ints(self) -> [i32; N] {
+        let mut ints = [0; N];
+        for l in 0..N {
+            ints[l] = (self.0[l] + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
+        }
+        ints
+    }
+
+    /// `self / divisor`, or 0 where the divisor's magnitude is below 1e-30.
+    #[inline(always)]
+    pub(crate) fn div_or_zero(self, divisor: Self) -> Self {
+        let tiny = Self::splat(1e-30);
+        let safe = Self::if_less(divisor.abs(), tiny, Self::splat(1.0), divisor);
+        Self::if_less(divisor.abs(), tiny, Self::ZERO, self / safe)
+    }
+
+    /// Nearest finite f16 value: what a scale will be once stored.
+    #[inline(always)]
+    pub(crate) fn to_f16_grid(self) -> Self {
+        let x = self.clamp(-F16_MAX, F16_MAX);
+        // Veltkamp's splitting keeps the upper 24 - 13 = 11 bits, f16's precision.
+        let t = x * Self::splat(8193.0);
+        let normal = t - (t - x);
+        // Below 2^-14 the grid is even, with steps of 2^-24: the last bit of numbers near 0.75.
+        let subnormal = x + Self::splat(0.75) - Self::splat(0.75);
+        Self::if_less(x.abs(), Self::splat(1.0 / 16384.0), subnormal, normal)
+    }
+
+    /// Sum over lanes, in lane order.
+    #[inline(always)]
+    pub(crate) fn sum(self) -> f32 {
+        let mut sum = 0.0;
+        for l in 0..N {
+            sum += self.0[l];
+        }
+        sum
+    }
+
+    /// The number of largest magnitude, with its sign; the first one of equals.
+    #[inline(always)]
+    pub(crate) fn largest(self) -> f32 {
+        let mut largest = 0.0f32;
+        for l in 0..N {
+            if self.0[l].abs() > largest.abs() {
+                largest = self.0[l];
+            }
+        }
+        largest
+    }
+}
+
+/// Interleaves the first half of the rows with the second; log2(N) such rounds transpose an N by N square.
+#[inline(always)]
+fn interleave<const N: usize>(from: &[Lanes<N>; N], to: &mut [Lanes<N>; N]) {
+    for i in 0..N / 2 {
+        let (a, b) = (&from[i].0, &from[i + N / 2].0);
+        for l in 0..N / 2 {
+            to[2 * i].0[2 * l] = a[l];
+            to[2 * i].0[2 * l + 1] = b[l];
+            to[2 * i + 1].0[2 * l] = a[N / 2 + l];
+            to[2 * i + 1].0[2 * l + 1] = b[N / 2 + l];
+        }
+    }
+}
+
+/// Transposes a square in place, N being 8 or 16.
+#[inline(always)]
+fn transpose<const N: usize>(square: &mut [Lanes<N>; N]) {
+    let mut other = [Lanes::ZERO; N];
+    interleave(square, &mut other);
+    interleave(&other, square);
+    interleave(square, &mut other);
+    match N {
+        8 => *square = other,
+        16 => interleave(&other, square),
+        _ => unreachable!("squares of 8 or 16"),
+    }
+}
+
+/// Up to `N` contiguous groups of `LEN` numbers into lanes; missing groups are zero. `LEN` is a multiple of `N`.
+///
+/// Magnitudes are limited to `limit`, the largest the format can hold, so that nothing overflows later; NaN becomes `-limit`.
+#[inline(always)]
+pub(crate) fn load<const N: usize, const LEN: usize>(values: &[f32], limit: f32) -> [Lanes<N>; LEN] {
+    const { assert!(LEN.is_multiple_of(N)) };
+    let mut lanes = [Lanes::ZERO; LEN];
+    let groups = values.as_chunks::<LEN>().0;
+    for part in 0..LEN / N {
+        let mut square = [Lanes::ZERO; N];
+        for (row, group) in square.iter_mut().zip(groups) {
+            row.0.copy_from_slice(&group[part * N..][..N]);
+            *row = row.clamp(-limit, limit);
+        }
+        transpose(&mut square);
+        lanes[part * N..][..N].copy_from_slice(&square);
+    }
+    lanes
+}
+
+/// The way back: what `level` makes of each element, an integer, as bytes, group after group.
+#[inline(always)]
+pub(crate) fn store<const N: usize, const LEN: usize>(
+    lanes: &[Lanes<N>; LEN],
+    level: impl Fn(Lanes<N>) -> Lanes<N>,
+) -> [[i8; LEN]; N] {
+    let mut groups = [[0; LEN]; N];
+    for part in 0..LEN / N {
+        let mut square = [Lanes::ZERO; N];
+        for i in 0..N {
+            square[i] = level(lanes[part * N + i]);
+        }
+        transpose(&mut square);
+        for (group, row) in groups.iter_mut().zip(&square) {
+            for (byte, int) in group[part * N..][..N].iter_mut().zip(row.to_ints()) {
+                *byte = int as i8;
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    #[test]
+    fn f16_grid_holds_the_nearest_f16() {
+        for i in 0..200_000u32 {
+            let x = f32::from_bits(0x3000_0000 + i * 5003 + (i & 1) * 0x8000_0000);
+            let got = Lanes([x]).to_f16_grid().0[0];
+            let want = f16::from_f32(x.clamp(-F16_MAX, F16_MAX)).to_f32();
+            // Both are nearest: they may differ in which way a tie goes.
+            assert_eq!((got - x).abs(), (want - x).abs().min((got - x).abs()), "{x:e}: {got:e} {want:e}");
+            assert_eq!(f16::from_f32(got).to_f32(), got, "{x:e}");
+        }
+    }
+
+    #[test]
+    fn rounds_to_even_and_gives_integers() {
+        let x = Lanes([0.5, 1.5, -0.5, -1.5, 2.4999, -127.7, 31.0, 0.0]);
+        assert_eq!(x.round().0, [0.0, 2.0, 0.0, -2.0, 2.0, -128.0, 31.0, 0.0]);
+        assert_eq!(x.round().to_ints(), [0, 2, 0, -2, 2, -128, 31, 0]);
+    }
+}

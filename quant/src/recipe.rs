@@ -1,0 +1,80 @@
+//! Which format each tensor gets.
+
+use crate::Format;
+use std::fmt;
+use std::str::FromStr;
+use tamborim_model::{Role, TensorSpec};
+
+/// What the user asked for: a recommended mix, or one format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    /// 8 bits everywhere: Q8_0.
+    Int8,
+    /// 4 bits: Q4_K; embedding Q6_K; the small matrices that steer the scan (`ssm_x`, `ssm_dt`) Q8_0.
+    Int4,
+    /// One format; for 4-bit ones the embedding or head is Q6_K, as llama.cpp's quantizer does it.
+    Uniform(Format),
+}
+
+impl FromStr for Recipe {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Recipe, String> {
+        match s {
+            "int8" => Ok(Recipe::Int8),
+            "int4" => Ok(Recipe::Int4),
+            other => Format::from_name(other).map(Recipe::Uniform).ok_or_else(|| {
+                let names: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
+                format!("expected int8, int4, {}; found {other}", names.join(", "))
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Recipe::Int8 => f.write_str("int8"),
+            Recipe::Int4 => f.write_str("int4"),
+            Recipe::Uniform(format) => f.write_str(format.name()),
+        }
+    }
+}
+
+/// The format of one tensor, and the one it would have had if its rows fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// What it is stored in.
+    pub format: Format,
+    /// What was wanted, where rows are not whole blocks of it.
+    pub instead_of: Option<Format>,
+}
+
+impl Recipe {
+    /// The format for a tensor. `wanted` is what a user's rule says, if one matches; it applies to linear maps only, all
+    /// other tensors stay float32.
+    pub fn choose(self, spec: &TensorSpec, wanted: Option<Format>) -> Choice {
+        if !spec.role.is_linear() {
+            return Choice { format: Format::F32, instead_of: None };
+        }
+        let wanted = wanted.unwrap_or_else(|| self.wanted(spec.role));
+        let cols = spec.shape.last().copied().unwrap_or(1);
+        let format = fitting(wanted, cols);
+        Choice { format, instead_of: (format != wanted).then_some(wanted) }
+    }
+
+    fn wanted(self, role: Role) -> Format {
+        match (self, role) {
+            (Recipe::Int8, _) => Format::Q8_0,
+            (Recipe::Int4, Role::SsmX | Role::SsmDt) => Format::Q8_0,
+            (Recipe::Int4 | Recipe::Uniform(Format::Q4K | Format::Q4_0), Role::Embedding | Role::Head) => Format::Q6K,
+            (Recipe::Int4, _) => Format::Q4K,
+            (Recipe::Uniform(format), _) => format,
+        }
+    }
+}
+
+/// `wanted` where rows are whole blocks of it, else Q8_0 (blocks of 32), else F16.
+fn fitting(wanted: Format, cols: usize) -> Format {
+    [wanted, Format::Q8_0].into_iter().find(|f| f.fits(cols)).unwrap_or(Format::F16)
+}

@@ -1,0 +1,257 @@
+//! The command line: every flag with its words, once.
+
+use crate::{Outcome, Result, commands};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use tamborim_quant::Recipe;
+
+/// Convert, quantize and verify Samba-family language models (Mamba + sliding-window attention + SwiGLU).
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a model file holds
+    Inspect(Inspect),
+    /// Convert a checkpoint to GGUF or safetensors
+    Convert(Convert),
+    /// Store a model in fewer bits
+    Quantize(Quantize),
+    /// Measure how far a candidate is from its reference, on text
+    Verify(Verify),
+    /// Continue a prompt
+    Generate(Generate),
+    /// Write the logits of every position
+    Logits(LogitsArgs),
+    /// Measure prefill and decode speed
+    Bench(Bench),
+    /// Convert, quantize and verify the small model that ships with tamborim
+    Demo(Demo),
+}
+
+impl Cli {
+    pub fn run(self) -> Result<Outcome> {
+        match self.command {
+            Command::Inspect(a) => commands::inspect::run(&a),
+            Command::Convert(a) => commands::convert::run(&a),
+            Command::Quantize(a) => commands::quantize::run(&a),
+            Command::Verify(a) => commands::verify::run(&a),
+            Command::Generate(a) => commands::generate::run(&a),
+            Command::Logits(a) => commands::logits::run(&a),
+            Command::Bench(a) => commands::bench::run(&a),
+            Command::Demo(a) => commands::demo::run(&a),
+        }
+    }
+}
+
+/// How to open a model.
+#[derive(Args, Clone, Default)]
+pub struct Open {
+    /// The configuration, where the checkpoint does not say: an official name (Samba_421M, ...) or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub config: Option<String>,
+    /// SentencePiece model; by default the one inside the GGUF, or `tokenizer.model` beside the checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Accept weights that are NaN or infinite
+    #[arg(long)]
+    pub allow_nonfinite: bool,
+}
+
+/// Where to compute.
+#[derive(Args, Clone)]
+pub struct DeviceArgs {
+    /// cpu, or auto
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: String,
+}
+
+fn device(s: &str) -> std::result::Result<String, String> {
+    match s {
+        "auto" | "cpu" => Ok("cpu".to_owned()),
+        s if s.starts_with("cuda") => Err("expected cpu or auto: this version has no CUDA runtime".to_owned()),
+        _ => Err("expected cpu or auto".to_owned()),
+    }
+}
+
+#[derive(Args)]
+pub struct Inspect {
+    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub open: Open,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+}
+
+/// Type of the linear maps in a converted file; all other tensors are float32.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// As stored
+    Source,
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Args)]
+pub struct Convert {
+    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    pub source: PathBuf,
+    /// File to write: .gguf or .safetensors
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub open: Open,
+    /// Type of the linear maps
+    #[arg(long, value_enum, default_value = "source")]
+    pub dtype: Dtype,
+}
+
+#[derive(Args)]
+pub struct Quantize {
+    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    pub model: PathBuf,
+    /// File to write: .gguf
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q4_k, q4_0, f16, bf16, f32
+    #[arg(long, value_name = "TYPE")]
+    pub to: Recipe,
+    /// Give the tensors whose name matches another type; the first rule that matches wins
+    #[arg(long = "rule", value_name = "REGEX=TYPE")]
+    pub rules: Vec<String>,
+    /// Print the plan, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub open: Open,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    /// The model to be true to
+    pub reference: PathBuf,
+    /// The model to judge
+    pub candidate: PathBuf,
+    /// Text: .jsonl, .jsonl.zst, .parquet, .txt, packed tokens .bin, or token lists .json
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Positions to score, from the start of the data; 0: all
+    #[arg(long, value_name = "N", default_value_t = 16384)]
+    pub tokens: usize,
+    /// Tokens in a window; states start anew with each
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
+    pub context: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub open: Open,
+    /// Write report.json into this folder
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Fail (exit code 1) if the mean KL divergence is above this, in nats
+    #[arg(long, value_name = "X")]
+    pub max_kld: Option<f64>,
+    /// Fail if the share of positions with the same likeliest token is below this (0 to 1)
+    #[arg(long, value_name = "X")]
+    pub min_top1: Option<f64>,
+    /// Fail if the candidate's perplexity over the reference's is above this
+    #[arg(long, value_name = "X")]
+    pub max_ppl_ratio: Option<f64>,
+}
+
+fn at_least_one(s: &str) -> std::result::Result<usize, String> {
+    match s.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
+        Ok(n) => Ok(n),
+    }
+}
+
+#[derive(Args)]
+pub struct Generate {
+    /// The model
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long, short)]
+    pub prompt: String,
+    /// Tokens to generate
+    #[arg(short, default_value_t = 128)]
+    pub n: usize,
+    /// 0 takes the likeliest token; higher is more random
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
+    pub temperature: f32,
+    /// Consider only the likeliest tokens that together reach this probability
+    #[arg(long, default_value_t = 0.95, value_parser = not_negative)]
+    pub top_p: f32,
+    /// Seed of the random choices
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub open: Open,
+}
+
+fn not_negative(s: &str) -> std::result::Result<f32, String> {
+    match s.parse::<f32>() {
+        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
+        _ => Err("expected a number from 0".to_owned()),
+    }
+}
+
+#[derive(Args)]
+pub struct LogitsArgs {
+    /// The model
+    pub model: PathBuf,
+    /// `{"tokens": [..]}`, or a batch of equal lengths `{"tokens": [[..], [..]]}`
+    #[arg(long, value_name = "FILE.json")]
+    pub tokens: PathBuf,
+    /// File to write: float32 `logits`, (tokens, vocab) or (batch, tokens, vocab), vocab padded
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    pub output: PathBuf,
+    /// Tokens given to the model at a time, states carried; default: as many as are fastest
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub context: Option<usize>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub open: Open,
+}
+
+#[derive(Args)]
+pub struct Bench {
+    /// The model
+    pub model: PathBuf,
+    /// Tokens of prefill
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub prefill: usize,
+    /// Tokens decoded one by one
+    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
+    pub decode: usize,
+    /// Times each is repeated; the median counts
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub repeat: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub open: Open,
+}
+
+#[derive(Args)]
+pub struct Demo {
+    /// Folder to write into
+    #[arg(long, value_name = "DIR", default_value = "tamborim-demo")]
+    pub out: PathBuf,
+}

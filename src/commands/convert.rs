@@ -1,0 +1,44 @@
+use crate::cli::{Convert, Dtype};
+use crate::output::bytes;
+use crate::pipeline::write::{Written, write_gguf, write_safetensors};
+use crate::source::OpenModel;
+use crate::{Outcome, Result};
+use tamborim_model::TensorSpec;
+use tamborim_quant::Format;
+
+pub fn run(args: &Convert) -> Result<Outcome> {
+    let model = OpenModel::open(&args.source, &args.open)?;
+    let read = model.bytes()?;
+    let extension = args.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let choose = |spec: &TensorSpec| chosen(args.dtype, &model, spec);
+    let Written { bytes: written, seconds } = match extension {
+        "gguf" => write_gguf(&model, &args.output, "convert", choose)?,
+        "safetensors" => write_safetensors(&model, &args.output, choose)?,
+        _ => {
+            let output = args.output.display();
+            return Err(format!("{output}: expected a file name that ends in .gguf or .safetensors").into());
+        }
+    };
+    eprintln!(
+        "{}: {} to {} in {:.2} s ({:.2} GB/s)",
+        args.output.display(),
+        bytes(read),
+        bytes(written),
+        seconds,
+        read as f64 / 1e9 / seconds.max(1e-9)
+    );
+    Ok(Outcome::Done)
+}
+
+/// Linear maps get the type asked for, everything else float32.
+fn chosen(dtype: Dtype, model: &OpenModel, spec: &TensorSpec) -> Result<Format> {
+    if !spec.role.is_linear() {
+        return Ok(Format::F32);
+    }
+    Ok(match dtype {
+        Dtype::Source => model.stored_format(spec)?,
+        Dtype::F32 => Format::F32,
+        Dtype::F16 => Format::F16,
+        Dtype::Bf16 => Format::Bf16,
+    })
+}

@@ -1,0 +1,56 @@
+use crate::cli::Generate;
+use crate::source::OpenModel;
+use crate::{Outcome, Result};
+use std::io::Write;
+use tamborim_kernels::sample::{Sampler, Sampling};
+use tamborim_kernels::{Logits, Model};
+
+pub fn run(args: &Generate) -> Result<Outcome> {
+    let model = OpenModel::open(&args.model, &args.open)?;
+    let sampling = Sampling { temperature: args.temperature, top_p: args.top_p };
+    print!("{}", args.prompt);
+    std::io::stdout().flush()?;
+    let mut written = 0;
+    generate(&model, &args.prompt, args.n, Sampler::new(sampling, args.seed), |text| {
+        print!("{}", &text[written..]);
+        written = text.len();
+        let _ = std::io::stdout().flush();
+    })?;
+    println!();
+    Ok(Outcome::Done)
+}
+
+/// Continues `prompt` by up to `n` tokens, ending early at the end-of-document token; `grown` sees the continuation so far.
+pub fn generate(
+    model: &OpenModel,
+    prompt: &str,
+    n: usize,
+    mut sampler: Sampler,
+    mut grown: impl FnMut(&str),
+) -> Result<String> {
+    let tokenizer = model.tokenizer()?;
+    let runtime = Model::load(model.source())?;
+    let vocab_size = runtime.plan().vocab_size;
+    let mut next: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)).collect();
+    if next.is_empty() {
+        return Err("--prompt: expected text, found none, and the tokenizer has no token to begin with".into());
+    }
+    let mut state = runtime.start();
+    // The decoder goes over the prompt first: whether a leading space is kept depends on what came before.
+    let mut decoder = tokenizer.decoder();
+    next.iter().for_each(|id| decoder.push(*id, &mut String::new()));
+    let mut text = String::new();
+    for _ in 0..n {
+        let mut token = 0;
+        runtime.forward(&next, &mut state, Logits::Last, |l| token = sampler.next(&l[..vocab_size]))?;
+        if Some(token) == tokenizer.eos() {
+            break;
+        }
+        decoder.push(token, &mut text);
+        grown(&text);
+        next = vec![token];
+    }
+    decoder.finish(&mut text);
+    grown(&text);
+    Ok(text)
+}

@@ -1,0 +1,80 @@
+use crate::cli::LogitsArgs;
+use crate::progress::Progress;
+use crate::source::OpenModel;
+use crate::{Outcome, Result};
+use serde::Deserialize;
+use tamborim_converters::SafetensorsWriter;
+use tamborim_kernels::{Logits, Model};
+
+/// Tokens given to the model at a time where the user does not say: the runtime's own pace.
+const STEP: usize = 256;
+
+pub fn run(args: &LogitsArgs) -> Result<Outcome> {
+    let sequences = read_tokens(args)?;
+    let model = OpenModel::open(&args.model, &args.open)?;
+    let runtime = Model::load(model.source())?;
+    let vocab = runtime.plan().padded_vocab_size;
+    let length = sequences.rows[0].len();
+    let mut shape = vec![length, vocab];
+    if sequences.is_batch {
+        shape.insert(0, sequences.rows.len());
+    }
+    let mut writer = SafetensorsWriter::create(&args.output, &[("logits", "F32", shape)])?;
+    let progress = Progress::tokens("logits", (length * sequences.rows.len()) as u64);
+    for row in &sequences.rows {
+        let mut state = runtime.start();
+        for chunk in row.chunks(args.context.unwrap_or(STEP)) {
+            let mut failed = None;
+            runtime.forward(chunk, &mut state, Logits::All, |l| {
+                failed = failed.take().or(writer.put(bytemuck::cast_slice(l)).err());
+            })?;
+            if let Some(e) = failed {
+                return Err(e.into());
+            }
+            progress.advance(chunk.len() as u64);
+        }
+    }
+    writer.finish()?;
+    progress.finish();
+    Ok(Outcome::Done)
+}
+
+/// `{"tokens": [..]}` or `{"tokens": [[..], [..]]}`.
+#[derive(Deserialize)]
+struct TokenFile {
+    tokens: TokenLists,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenLists {
+    One(Vec<u32>),
+    Batch(Vec<Vec<u32>>),
+}
+
+/// Sequences of equal lengths.
+struct Sequences {
+    rows: Vec<Vec<u32>>,
+    /// Given as a list of lists: the output has a dimension for it.
+    is_batch: bool,
+}
+
+fn read_tokens(args: &LogitsArgs) -> Result<Sequences> {
+    let path = args.tokens.display();
+    let text = std::fs::read(&args.tokens).map_err(|e| format!("{path}: {e}"))?;
+    let expected = "expected a list of token ids or a list of such lists";
+    let file: TokenFile = serde_json::from_slice(&text)
+        .map_err(|e| format!("{path}: field tokens: {expected}, found something else ({e})"))?;
+    let (rows, is_batch) = match file.tokens {
+        TokenLists::One(row) => (vec![row], false),
+        TokenLists::Batch(rows) => (rows, true),
+    };
+    let length = rows.first().map_or(0, Vec::len);
+    if length == 0 || rows.iter().any(|r| r.len() != length) {
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).take(8).collect();
+        return Err(
+            format!("{path}: field tokens: expected lists of one length above 0, found lengths {lengths:?}").into()
+        );
+    }
+    Ok(Sequences { rows, is_batch })
+}

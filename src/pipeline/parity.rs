@@ -1,0 +1,163 @@
+//! Two models side by side over the same tokens: logits are compared as they come and forgotten.
+
+use super::report::*;
+use crate::Result;
+use crate::data::Tokens;
+use crate::progress::Progress;
+use crate::source::OpenModel;
+use tamborim_kernels::parity::{Distance, distances, summarize};
+use tamborim_kernels::{Logits, Model};
+use tamborim_quant::TensorSource;
+
+/// Positions compared at a time.
+const STEP: usize = 256;
+
+/// Runs both models over windows of `context` tokens and sums up. `tokens` holds one more than there are positions.
+pub fn compare(
+    reference: &OpenModel,
+    candidate: &OpenModel,
+    tokens: &Tokens,
+    context: usize,
+    thresholds: Thresholds,
+) -> Result<Report> {
+    let vocab_size = shared_vocabulary(reference, candidate)?;
+    let positions = tokens.ids.len().saturating_sub(1);
+    if positions == 0 {
+        return Err("data: expected at least two tokens, found fewer".into());
+    }
+    let progress = Progress::tokens("verify", positions as u64);
+    let (a, b) = (Model::load(reference.source())?, Model::load(candidate.source())?);
+    let strides = [a.plan().padded_vocab_size, b.plan().padded_vocab_size];
+    let mut all = Vec::with_capacity(positions);
+    for window in 0..positions.div_ceil(context) {
+        let (mut state_a, mut state_b) = (a.start(), b.start());
+        let end = positions.min((window + 1) * context);
+        let mut at = window * context;
+        while at < end {
+            let to = end.min(at + STEP);
+            let chunk = &tokens.ids[at..to];
+            let (mut logits_a, mut logits_b) = (Vec::new(), Vec::new());
+            a.forward(chunk, &mut state_a, Logits::All, |l| logits_a.extend_from_slice(l))?;
+            b.forward(chunk, &mut state_b, Logits::All, |l| logits_b.extend_from_slice(l))?;
+            let found = distances(&logits_a, &logits_b, strides, vocab_size, &tokens.ids[at + 1..=to]);
+            if let Some(i) = found.iter().position(|d| !(d.kld.is_finite() && d.mean_square_difference.is_finite())) {
+                let position = at + i;
+                return Err(format!(
+                    "position {position}: expected finite logits of both models, found NaN or infinity"
+                )
+                .into());
+            }
+            all.extend(found);
+            progress.advance((to - at) as u64);
+            at = to;
+        }
+    }
+    let seconds = progress.finish();
+    let summary = summarize(&all);
+    let missed = thresholds.missed(&summary);
+    Ok(Report {
+        reference: reference.facts()?,
+        candidate: candidate.facts()?,
+        device: "cpu".to_owned(),
+        positions,
+        context,
+        seconds,
+        kld: summary.kld.into(),
+        top1_agreement: summary.top1_agreement,
+        top5_agreement: summary.top5_agreement,
+        perplexity: Perplexity {
+            reference: summary.reference_perplexity,
+            candidate: summary.candidate_perplexity,
+            ratio: summary.perplexity_ratio,
+            ratio_stderr: summary.perplexity_ratio_stderr,
+        },
+        max_abs_logit_difference: summary.max_difference,
+        rms_logit_difference: summary.rms_difference,
+        by_domain: by_domain(&all, tokens),
+        by_position: by_position(&all, context),
+        by_tensor: by_tensor(reference.source(), candidate.source())?,
+        thresholds,
+        verdict: if missed.is_empty() { Verdict::Pass } else { Verdict::Fail },
+        missed,
+    })
+}
+
+/// The number of true tokens, which both must agree on.
+fn shared_vocabulary(reference: &OpenModel, candidate: &OpenModel) -> Result<usize> {
+    let (a, b) = (reference.source().plan().vocab_size, candidate.source().plan().vocab_size);
+    if a != b {
+        return Err(format!(
+            "{}: expected the reference's vocabulary of {a} tokens, found {b}",
+            candidate.path().display()
+        )
+        .into());
+    }
+    Ok(a)
+}
+
+fn by_domain(all: &[Distance], tokens: &Tokens) -> Vec<Domain> {
+    let of_domain = |domain: usize| {
+        let inside = all.iter().zip(&tokens.domains[1..]).filter(|(_, d)| **d as usize == domain);
+        inside.map(|(distance, _)| *distance).collect::<Vec<_>>()
+    };
+    let groups = tokens.domain_names.iter().enumerate().map(|(i, name)| (name, of_domain(i)));
+    groups
+        .filter(|(_, group)| !group.is_empty())
+        .map(|(name, group)| {
+            let s = summarize(&group);
+            Domain {
+                name: name.clone(),
+                positions: group.len(),
+                kld_mean: s.kld.mean,
+                top1_agreement: s.top1_agreement,
+                perplexity_ratio: s.perplexity_ratio,
+            }
+        })
+        .collect()
+}
+
+/// Buckets that double in size: whether error grows along the sequence shows over orders of magnitude.
+fn by_position(all: &[Distance], context: usize) -> Vec<PositionBucket> {
+    let mut buckets = Vec::new();
+    let (mut from, mut to) = (0, 64.min(context));
+    while from < context {
+        let inside: Vec<Distance> = all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| (from..to).contains(&(i % context)))
+            .map(|(_, distance)| *distance)
+            .collect();
+        if !inside.is_empty() {
+            let s = summarize(&inside);
+            buckets.push(PositionBucket { from, to, kld_mean: s.kld.mean, top1_agreement: s.top1_agreement });
+        }
+        (from, to) = (to, context.min(to * 2));
+    }
+    buckets
+}
+
+/// Relative error of every tensor that the candidate stores in other numbers than the reference.
+fn by_tensor(reference: &dyn TensorSource, candidate: &dyn TensorSource) -> Result<Vec<TensorError>> {
+    let mut rows = Vec::new();
+    let specs = candidate.plan().tensors();
+    for spec in specs.iter().filter(|s| s.role.is_linear()) {
+        let Some(twin) = reference.plan().tensors().into_iter().find(|t| t.name == spec.name && t.shape == spec.shape)
+        else {
+            continue;
+        };
+        let b = candidate.read(spec)?;
+        let a = reference.read(&twin)?.to_f32();
+        let (mut error, mut total) = (0.0f64, 0.0f64);
+        for (a, b) in a.iter().zip(b.to_f32()) {
+            error += (f64::from(*a) - f64::from(b)).powi(2);
+            total += f64::from(*a).powi(2);
+        }
+        rows.push(TensorError {
+            name: spec.name.clone(),
+            r#type: b.format.name().to_owned(),
+            bits_per_weight: b.format.bits_per_weight(),
+            relative_error: if error == 0.0 { 0.0 } else { (error / total).sqrt() },
+        });
+    }
+    Ok(rows)
+}

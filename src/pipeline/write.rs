@@ -1,0 +1,210 @@
+//! Source to file, a tensor at a time: reading and encoding on all threads while the previous tensor is written.
+
+use crate::Result;
+use crate::progress::Progress;
+use crate::source::{OpenModel, files_of};
+use sha2::{Digest, Sha256};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use tamborim_converters::SafetensorsWriter;
+use tamborim_converters::gguf::{GgufWriter, write_plan, write_tokenizer};
+use tamborim_model::{Naming, TensorSpec, View};
+use tamborim_quant::{Format, Tensor, TensorSource};
+
+/// Tensors that wait for the disk while the next is being made.
+const QUEUE: usize = 2;
+
+/// What was written.
+pub struct Written {
+    pub bytes: u64,
+    pub seconds: f64,
+}
+
+/// Writes `model` as GGUF with the format that `choose` gives each tensor. The file appears whole or not at all.
+pub fn write_gguf(
+    model: &OpenModel,
+    output: &Path,
+    what: &str,
+    choose: impl Fn(&TensorSpec) -> Result<Format> + Sync,
+) -> Result<Written> {
+    refuse_overwriting(model, output)?;
+    let source = model.source();
+    let specs = source.plan().tensors();
+    let formats = specs.iter().map(&choose).collect::<Result<Vec<_>>>()?;
+    let mut writer = GgufWriter::create(output)?;
+    write_plan(&mut writer.metadata, source.plan());
+    writer.metadata.insert("general.file_type", dominant(&specs, &formats).file_type());
+    if formats.iter().any(|f| f.is_quantized()) {
+        writer.metadata.insert("general.quantization_version", 2u32);
+    }
+    let tokenizer = model.find_tokenizer()?;
+    if let Some(tokenizer) = &tokenizer {
+        write_tokenizer(&mut writer.metadata, tokenizer, source.plan().padded_vocab_size)?;
+    }
+    let mut total = 0;
+    for (spec, format) in specs.iter().zip(&formats) {
+        total += writer.declare(&spec.name, &spec.shape, format.gguf_type())? as u64;
+    }
+    let progress = Progress::bytes(what, total);
+    std::thread::scope(|scope| -> Result<()> {
+        // The source is read once by the hash and once by the encoder, at the same time, so from the page cache.
+        let hash = scope.spawn(|| sha256(model.path()));
+        let (send, receive) = sync_channel::<(&str, Tensor<'_>)>(QUEUE);
+        let progress = &progress;
+        // Hash and version stand in the header, which must be complete before the first tensor.
+        let writing = scope.spawn(move || -> Result<()> {
+            let digest = hash.join().map_err(|_| "hashing failed")??;
+            writer.metadata.insert("tamborim.version", env!("CARGO_PKG_VERSION"));
+            writer.metadata.insert("tamborim.source.name", file_name(model.path()));
+            writer.metadata.insert("tamborim.source.sha256", digest);
+            let mut body = writer.write_header()?;
+            for (name, tensor) in receive {
+                body.tensor(name, &tensor.bytes)?;
+                progress.advance(tensor.bytes.len() as u64);
+            }
+            body.finish()?;
+            Ok(())
+        });
+        let mut making = Ok(());
+        for (spec, format) in specs.iter().zip(&formats) {
+            let made = source.read(spec).and_then(|t| match t.format == *format {
+                true => Ok(t),
+                false => t
+                    .recode(*format, None)
+                    .map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into()),
+            });
+            match made {
+                // A closed channel means that writing failed, and says why below.
+                Ok(tensor) => {
+                    if send.send((spec.name.as_str(), tensor)).is_err() {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    making = Err(e);
+                    break;
+                }
+            }
+        }
+        drop(send);
+        let written = writing.join().map_err(|_| "writing failed")?;
+        making.and(written)
+    })?;
+    Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
+}
+
+/// The input is mapped while the output is written, and nobody wants to lose it by a typing error.
+pub fn refuse_overwriting(model: &OpenModel, output: &Path) -> Result<()> {
+    let Ok(output) = output.canonicalize() else { return Ok(()) };
+    let inputs: Vec<PathBuf> = files_of(model.path())?;
+    match inputs.iter().any(|i| i.canonicalize().is_ok_and(|i| i == output)) {
+        true => Err(format!("{}: expected an output file other than the input", output.display()).into()),
+        false => Ok(()),
+    }
+}
+
+/// The format that most numbers are in.
+fn dominant(specs: &[TensorSpec], formats: &[Format]) -> Format {
+    let weight =
+        |f: Format| -> usize { specs.iter().zip(formats).filter(|(_, g)| **g == f).map(|(s, _)| s.elements()).sum() };
+    Format::ALL.iter().copied().max_by_key(|f| weight(*f)).unwrap_or(Format::F32)
+}
+
+fn file_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// SHA-256 of the file, or of a folder's files one after the other by name, in hexadecimal.
+fn sha256(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    for file in files_of(path)? {
+        let at = |e: std::io::Error| format!("{}: {e}", file.display());
+        let mut reader = std::fs::File::open(&file).map_err(at)?;
+        loop {
+            match reader.read(&mut buffer).map_err(at)? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+    }
+    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Writes `model` as safetensors, under the names that its checkpoints have. Formats are scalar ones.
+pub fn write_safetensors(
+    model: &OpenModel,
+    output: &Path,
+    choose: impl Fn(&TensorSpec) -> Result<Format>,
+) -> Result<Written> {
+    refuse_overwriting(model, output)?;
+    let (source, naming) = (model.source(), model.naming());
+    let specs = source.plan().tensors();
+    let mut stored: Vec<StoredTensor<'_>> = Vec::new();
+    for spec in &specs {
+        let place = spec.stored(naming).ok_or_else(|| format!("{}: this naming has no place for it", spec.name))?;
+        match stored.iter_mut().find(|s| s.key == place.key) {
+            Some(s) => s.parts.push(spec),
+            None => {
+                let dtype = match choose(spec)? {
+                    f @ (Format::F32 | Format::F16 | Format::Bf16) => f,
+                    _ => Format::F32,
+                };
+                stored.push(StoredTensor {
+                    key: &place.key,
+                    shape: spec.stored_shape(place),
+                    dtype,
+                    parts: vec![spec],
+                });
+            }
+        }
+    }
+    let declared: Vec<_> = stored.iter().map(|s| (s.key, s.dtype.name().to_uppercase(), s.shape.clone())).collect();
+    let declared: Vec<_> = declared.iter().map(|(k, d, s)| (*k, d.as_str(), s.clone())).collect();
+    let mut writer = SafetensorsWriter::create(output, &declared)?;
+    let total = stored.iter().map(|s| s.shape.iter().product::<usize>() * s.dtype.block_bytes()).sum::<usize>() as u64;
+    let progress = Progress::bytes("convert", total);
+    for tensor in &stored {
+        let bytes = tensor.assemble(source, naming)?;
+        writer.put(&bytes)?;
+        progress.advance(bytes.len() as u64);
+    }
+    writer.finish()?;
+    Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
+}
+
+/// A tensor as a checkpoint has it, and the canonical ones it is made of.
+struct StoredTensor<'s> {
+    key: &'s str,
+    shape: Vec<usize>,
+    dtype: Format,
+    parts: Vec<&'s TensorSpec>,
+}
+
+impl StoredTensor<'_> {
+    /// The inverse of every part's view.
+    fn assemble(&self, source: &dyn TensorSource, naming: Naming) -> Result<Vec<u8>> {
+        let row_bytes = self.shape[1..].iter().product::<usize>() * self.dtype.block_bytes();
+        let mut bytes = vec![0; self.shape[0] * row_bytes];
+        for spec in &self.parts {
+            let tensor = source.read(spec)?;
+            match spec.stored(naming).map(|s| &s.view) {
+                Some(View::HeadsOfGroups { groups, per_group, first, count, head }) => {
+                    let part = tensor.recode(self.dtype, None)?;
+                    let head_bytes = head * row_bytes;
+                    for (group, rows) in (0..*groups).zip(part.bytes.chunks_exact(count * head_bytes)) {
+                        bytes[(group * per_group + first) * head_bytes..][..rows.len()].copy_from_slice(rows);
+                    }
+                }
+                Some(View::NegExp) => {
+                    let log: Vec<f32> = tensor.to_f32().iter().map(|a| (-f64::from(*a)).ln() as f32).collect();
+                    bytes.copy_from_slice(&Tensor::quantize(&log, tensor.shape.clone(), self.dtype, None)?.bytes);
+                }
+                _ => bytes.copy_from_slice(&tensor.recode(self.dtype, None)?.bytes),
+            }
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,160 @@
+//! Any model the tool can read, opened by what the path holds.
+
+use crate::Result;
+use crate::cli::Open;
+use crate::pipeline::report::ModelFacts;
+use std::path::{Path, PathBuf};
+use tamborim_converters::gguf::{self, GgufFile, GgufModel};
+use tamborim_converters::{CheckpointModel, open_checkpoint};
+use tamborim_model::tokenizer::Tokenizer;
+use tamborim_model::{Naming, TensorSpec};
+use tamborim_quant::{Format, TensorSource};
+
+/// Largest tokenizer file read.
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// The reader behind a model.
+pub enum Reader {
+    Checkpoint(CheckpointModel),
+    Gguf(GgufModel),
+}
+
+/// An opened model.
+pub struct OpenModel {
+    path: PathBuf,
+    pub reader: Reader,
+    tokenizer: Option<PathBuf>,
+}
+
+impl OpenModel {
+    pub fn open(path: &Path, how: &Open) -> Result<OpenModel> {
+        let reader = if is_gguf(path) {
+            Reader::Gguf(GgufModel::new(GgufFile::open(path)?, how.allow_nonfinite)?)
+        } else {
+            let checkpoint = open_checkpoint(path)?;
+            Reader::Checkpoint(CheckpointModel::new(checkpoint, how.config.as_deref(), how.allow_nonfinite)?)
+        };
+        Ok(OpenModel { path: path.to_owned(), reader, tokenizer: how.tokenizer.clone() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn source(&self) -> &dyn TensorSource {
+        match &self.reader {
+            Reader::Checkpoint(m) => m,
+            Reader::Gguf(m) => m,
+        }
+    }
+
+    /// The tokenizer that was asked for, else the one in the file, else the one beside it.
+    pub fn find_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        if let Some(path) = &self.tokenizer {
+            return read_tokenizer(path).map(Some);
+        }
+        if let Reader::Gguf(m) = &self.reader
+            && let Some(tokenizer) = m.tokenizer()?
+        {
+            return Ok(Some(tokenizer));
+        }
+        let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
+        match folder.map(|f| f.join("tokenizer.model")).filter(|p| p.is_file()) {
+            Some(path) => read_tokenizer(&path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// [`OpenModel::find_tokenizer`], for a command that cannot do without.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.find_tokenizer()?.ok_or_else(|| {
+            let path = self.path.display();
+            format!("{path}: expected a tokenizer (in the GGUF, tokenizer.model beside it, or --tokenizer), found none")
+                .into()
+        })
+    }
+
+    /// The container in words.
+    pub fn format(&self) -> String {
+        match &self.reader {
+            Reader::Checkpoint(m) => m.checkpoint().extras().container.clone(),
+            Reader::Gguf(m) if m.file().shards() > 1 => {
+                format!("GGUF v{}, {} shards", m.file().version(), m.file().shards())
+            }
+            Reader::Gguf(m) => format!("GGUF v{}", m.file().version()),
+        }
+    }
+
+    /// The format a tensor is stored in, told without keeping its data.
+    pub fn stored_format(&self, spec: &TensorSpec) -> Result<Format> {
+        Ok(self.source().read(spec)?.format)
+    }
+
+    /// The naming of the training code, or Hugging Face's where the model came in it.
+    pub fn naming(&self) -> Naming {
+        match &self.reader {
+            Reader::Checkpoint(m) => m.naming(),
+            Reader::Gguf(_) => Naming::Lit,
+        }
+    }
+
+    /// Bytes of the file, or of all files of a folder.
+    pub fn bytes(&self) -> Result<u64> {
+        if let Reader::Gguf(m) = &self.reader {
+            return Ok(m.file().file_bytes());
+        }
+        Ok(files_of(&self.path)?.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum())
+    }
+
+    /// What a report says of the model.
+    pub fn facts(&self) -> Result<ModelFacts> {
+        Ok(ModelFacts {
+            path: self.path.display().to_string(),
+            format: self.format(),
+            bits_per_weight: self.bits_per_weight()?,
+            bytes: self.bytes()?,
+        })
+    }
+
+    fn bits_per_weight(&self) -> Result<f64> {
+        let tensors = self.source().plan().tensors();
+        let mut bits = 0.0;
+        for spec in &tensors {
+            bits += self.source().read(spec)?.bytes.len() as f64 * 8.0;
+        }
+        Ok(bits / self.source().plan().parameters() as f64)
+    }
+}
+
+/// The file itself, or the files of a folder by name.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let at = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        if entry.file_type().map_err(at)?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut magic));
+    read.is_ok() && magic == gguf::MAGIC
+}
+
+fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let size = std::fs::metadata(path).map_err(|e| at(&e))?.len();
+    if size > MAX_TOKENIZER_BYTES {
+        return Err(at(&format!("expected a tokenizer of at most {MAX_TOKENIZER_BYTES} bytes, found {size}")).into());
+    }
+    let bytes = std::fs::read(path).map_err(|e| at(&e))?;
+    Ok(Tokenizer::from_sentencepiece(&bytes).map_err(|e| at(&e))?)
+}
