@@ -71,7 +71,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], known: &[&'static [Known]]) -> Step<Par
         arena: Arena::default(),
         known,
     };
-    // Shared by all opcodes that push them; `constant` relies on this order.
+    // Shared by all opcodes that push them: the ids NONE, FALSE, TRUE and EMPTY_TUPLE.
     let constants = [Value::None, Value::Bool(false), Value::Bool(true), Value::Tuple { start: 0, len: 0 }];
     machine.arena.values.extend(constants);
     let root = machine.run()?;

@@ -57,7 +57,7 @@ impl View {
         }
     }
 
-    /// The view of `shape` that covers its storage in order.
+    /// How many elements it has.
     pub(super) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
