@@ -4,8 +4,8 @@ use crate::Result;
 use crate::cli::Open;
 use crate::pipeline::report::ModelFacts;
 use std::path::{Path, PathBuf};
+use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::{self, GgufFile, GgufModel};
-use tamborim_converters::{CheckpointModel, open_checkpoint};
 use tamborim_model::tokenizer::Tokenizer;
 use tamborim_model::{Naming, TensorSpec};
 use tamborim_quant::{Format, TensorSource};
@@ -31,8 +31,7 @@ impl OpenModel {
         let reader = if is_gguf(path) {
             Reader::Gguf(GgufModel::new(GgufFile::open(path)?, how.allow_nonfinite)?)
         } else {
-            let checkpoint = open_checkpoint(path)?;
-            Reader::Checkpoint(CheckpointModel::new(checkpoint, how.config.as_deref(), how.allow_nonfinite)?)
+            Reader::Checkpoint(CheckpointModel::open(path, how.config.as_deref(), how.allow_nonfinite)?)
         };
         Ok(OpenModel { path: path.to_owned(), reader, tokenizer: how.tokenizer.clone() })
     }

@@ -3,9 +3,10 @@
 use crate::checkpoint::{Checkpoint, Entry, Scalar};
 use crate::config::plan_of;
 use crate::finite::{first_nonfinite, narrow_f64};
-use crate::{Error, Result};
+use crate::{Error, Result, open_checkpoint};
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::path::Path;
 use tamborim_model::{Naming, Plan, Role, Stored, TensorSpec, View};
 use tamborim_quant::{Format, SourceError, Tensor, TensorSource};
 
@@ -28,10 +29,12 @@ struct Located<'s> {
 }
 
 impl CheckpointModel {
-    /// Finds the configuration of `checkpoint` (see [`plan_of`]) and checks that its tensors are exactly those of the plan.
+    /// Opens the checkpoint at `path` (see [`open_checkpoint`]), finds its configuration (`config` is an official name or a
+    /// JSON file; without it a `lit_config.json` or `config.json` beside it counts, else the name its trainer left inside)
+    /// and checks that its tensors are exactly those of the plan.
     ///
     /// # Errors
-    /// [`Error::Model`] for the configuration, [`Error::Tensor`] for the first tensor that is missing, superfluous or of
+    /// As [`open_checkpoint`]; [`Error::Model`] for the configuration, [`Error::Tensor`] for the first tensor that is missing, superfluous or of
     /// another shape, and for a head that should be the embedding and is not.
     pub fn new(
         checkpoint: Box<dyn Checkpoint>,

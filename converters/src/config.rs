@@ -8,13 +8,12 @@ use tamborim_model::{Config, Naming, Plan, ShapeHints, official};
 /// Largest configuration file read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// The plan of `checkpoint`, and the naming its tensors follow. `choice` is an official name or a JSON file; without it a
+/// The plan of the checkpoint opened at `path`, and the naming its tensors follow. `choice` is an official name or a JSON file; without it a
 /// `lit_config.json` or `config.json` beside the checkpoint is used, else the `model_name` among its `hparams`.
 ///
 /// # Errors
 /// [`Error::Model`] where a configuration is unreadable, and where there is none: then the message lists what would fit.
-pub fn plan_of(checkpoint: &dyn Checkpoint, choice: Option<&str>) -> Result<(Plan, Naming)> {
-    let path = checkpoint.path();
+pub fn plan_of(checkpoint: &dyn Checkpoint, path: &Path, choice: Option<&str>) -> Result<(Plan, Naming)> {
     let at = |source| Error::Model { path: path.to_owned(), source };
     if let Some(choice) = choice {
         if official::names().any(|n| n == choice) || !Path::new(choice).exists() {
@@ -33,10 +32,12 @@ pub fn plan_of(checkpoint: &dyn Checkpoint, choice: Option<&str>) -> Result<(Pla
     Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit))
 }
 
-/// `lit_config.json` or `config.json` in the folder, or in the folder of the file.
+/// `lit_config.json` or `config.json` in the folder, else beside the file or folder.
 fn config_beside(path: &Path) -> Option<PathBuf> {
-    let folder = if path.is_dir() { path } else { path.parent()? };
-    ["lit_config.json", "config.json"].map(|n| folder.join(n)).into_iter().find(|p| p.is_file())
+    let path = path.canonicalize().ok()?;
+    let folders = [Some(path.as_path()).filter(|p| p.is_dir()), path.parent()];
+    let files = folders.into_iter().flatten().flat_map(|f| ["lit_config.json", "config.json"].map(|n| f.join(n)));
+    files.into_iter().find(|p| p.is_file())
 }
 
 fn plan_of_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<(Plan, Naming)> {

@@ -56,7 +56,6 @@ struct Fields {
     max_position_embeddings: Option<usize>,
     attn: Option<AttentionFields>,
     hidden_ratio: Option<usize>,
-    intermediate_size: Option<usize>,
     #[serde(alias = "activation_function")]
     hidden_act: Option<String>,
 }
@@ -169,15 +168,13 @@ impl Fields {
         }))
     }
 
-    /// flash-linear-attention's `GatedMLP`: two thirds of `hidden_ratio` times the width, rounded up to 256, unless given.
+    /// flash-linear-attention's `GatedMLP`: two thirds of `hidden_ratio` times the width, rounded up to 256. The
+    /// configuration's `intermediate_size` is Mamba's inner width, not this.
     fn mlp_width(&self) -> Result<usize> {
-        let width = match self.intermediate_size {
-            Some(w) => w,
-            None => (self.hidden_size * self.hidden_ratio.unwrap_or(4).min(1 << 10) * 2 / 3).next_multiple_of(256),
-        };
-        match width {
-            1..=0x100_0000 => Ok(width),
-            w => Err(Error::config("intermediate_size", "a whole number from 1 to 16777216", w)),
+        let ratio = self.hidden_ratio.unwrap_or(4);
+        if !(1..=1 << 10).contains(&ratio) {
+            return Err(Error::config("hidden_ratio", "a whole number from 1 to 1024", ratio));
         }
+        Ok((self.hidden_size * ratio * 2 / 3).next_multiple_of(256))
     }
 }

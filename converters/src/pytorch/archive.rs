@@ -40,6 +40,8 @@ impl Archive {
         // One archive, one reading: no name twice, no bytes in two records, local headers that agree.
         zip.validate_header_consistency().map_err(|e| damaged(&e))?;
         let mut records = HashMap::new();
+        // torch.serialization.set_crc32_options(False) writes 0 for all records instead of checksums.
+        let has_checksums = (0..zip.len()).any(|index| zip.by_index_data(index).is_ok_and(|entry| entry.crc32() != 0));
         for index in 0..zip.len() {
             let entry = zip.by_index_raw(index).map_err(|e| damaged(&e))?;
             // Names that are not UTF-8 belong to no record that is looked for.
@@ -69,7 +71,7 @@ impl Archive {
                 range: base + range.start..base + range.end,
                 size,
                 deflated,
-                crc32: Some(entry.crc32()),
+                crc32: has_checksums.then(|| entry.crc32()),
                 verified: AtomicBool::new(false),
             };
             records.insert(name, Arc::new(record));
