@@ -34,14 +34,11 @@ impl CheckpointModel {
     /// and checks that its tensors are exactly those of the plan.
     ///
     /// # Errors
-    /// As [`open_checkpoint`]; [`Error::Model`] for the configuration, [`Error::Tensor`] for the first tensor that is missing, superfluous or of
-    /// another shape, and for a head that should be the embedding and is not.
-    pub fn new(
-        checkpoint: Box<dyn Checkpoint>,
-        config: Option<&str>,
-        allow_nonfinite: bool,
-    ) -> Result<CheckpointModel> {
-        let (plan, naming) = plan_of(checkpoint.as_ref(), config)?;
+    /// As [`open_checkpoint`]; [`Error::Model`] for the configuration; [`Error::Tensor`] for the first tensor that is
+    /// missing, superfluous or of another shape, and for a head that should be the embedding and is not.
+    pub fn open(path: &Path, config: Option<&str>, allow_nonfinite: bool) -> Result<CheckpointModel> {
+        let checkpoint = open_checkpoint(path)?;
+        let (plan, naming) = plan_of(checkpoint.as_ref(), path, config)?;
         let model = CheckpointModel { checkpoint, plan, naming, allow_nonfinite };
         model.check()?;
         Ok(model)

@@ -1,4 +1,4 @@
-//! Safetensors files (https://huggingface.co/docs/safetensors): a JSON header and the elements, nothing to execute.
+//! Safetensors files (<https://huggingface.co/docs/safetensors>): a JSON header and the elements, nothing to execute.
 
 use crate::{
     Checkpoint, Error, Result,
