@@ -154,23 +154,26 @@ fn header(path: &Path, file: &[u8]) -> Result<(usize, Vec<(String, Value)>)> {
     Ok((8 + bytes.len(), members))
 }
 
-/// The crate's error, with the name of the tensor where the crate does not give it.
+/// The crate's refusal, with the tensor at fault: the first, by its place in the data and then in the header, that is
+/// wrong in itself or does not follow on the one before. The crate's own choice depends on the order of a hash map.
 fn reject(path: &Path, members: &[(String, Value)], error: &SafeTensorError) -> Error {
-    let culprit = match error {
-        SafeTensorError::InvalidOffset(name) => Some(name.as_str()),
-        _ => members
-            .iter()
-            .find(|(name, info)| name != "__metadata__" && !plausible(info))
-            .map(|(name, _)| name.as_str()),
-    };
-    let found = quoted(&error.to_string());
-    match culprit {
-        Some(name) => {
-            let expected = "a known dtype, a shape, and the bytes that these take, next to those before";
-            Error::tensor(path, quoted(name), expected, found)
+    let offset = |info: &Value, i: usize| info.get("data_offsets")?.get(i)?.as_u64();
+    let mut tensors: Vec<_> = members.iter().filter(|(name, _)| name != "__metadata__").collect();
+    tensors.sort_by_key(|(_, info)| (offset(info, 0), offset(info, 1)));
+    let mut next = Some(0);
+    for (name, info) in tensors {
+        if !plausible(info) {
+            let expected = "a known dtype, a shape, and data_offsets as far apart as these need";
+            return Error::tensor(path, quoted(name), expected, quoted(&info.to_string()));
         }
-        None => Error::damaged(path, "header", "tensors that cover the data exactly", found),
+        if offset(info, 0) != next {
+            let expected = format!("data from byte {}", next.unwrap_or_default());
+            let found = format!("from byte {}", offset(info, 0).unwrap_or_default());
+            return Error::tensor(path, quoted(name), expected, found);
+        }
+        next = offset(info, 1);
     }
+    Error::damaged(path, "header", "tensors that cover the data exactly", quoted(&error.to_string()))
 }
 
 /// Whether an entry of the header is right in itself.
