@@ -16,7 +16,7 @@ const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 /// The reader behind a model.
 pub enum Reader {
     Checkpoint(CheckpointModel),
-    Gguf(GgufModel),
+    Gguf(Box<GgufModel>),
 }
 
 /// An opened model.
@@ -29,7 +29,7 @@ pub struct OpenModel {
 impl OpenModel {
     pub fn open(path: &Path, how: &Open) -> Result<OpenModel> {
         let reader = if is_gguf(path) {
-            Reader::Gguf(GgufModel::new(GgufFile::open(path)?, how.allow_nonfinite)?)
+            Reader::Gguf(Box::new(GgufModel::new(GgufFile::open(path)?, how.allow_nonfinite)?))
         } else {
             Reader::Checkpoint(CheckpointModel::open(path, how.config.as_deref(), how.allow_nonfinite)?)
         };
@@ -43,7 +43,7 @@ impl OpenModel {
     pub fn source(&self) -> &dyn TensorSource {
         match &self.reader {
             Reader::Checkpoint(m) => m,
-            Reader::Gguf(m) => m,
+            Reader::Gguf(m) => m.as_ref(),
         }
     }
 

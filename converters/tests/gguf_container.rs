@@ -420,7 +420,7 @@ fn split_files_open_as_one_from_any_shard() {
 }
 
 fn demo_tokenizer() -> Tokenizer {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/tokenizer.model");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/samba-7m/tokenizer.model");
     Tokenizer::from_sentencepiece(&fs::read(path).unwrap()).unwrap()
 }
 

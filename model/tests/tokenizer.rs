@@ -18,7 +18,7 @@ fn here() -> PathBuf {
 
 fn model_bytes(name: &str) -> Vec<u8> {
     let path = match name {
-        "demo" => here().join("../demo/tokenizer.model"),
+        "demo" => here().join("../demo/samba-7m/tokenizer.model"),
         _ => here().join(format!("tests/goldens/{name}.model")),
     };
     std::fs::read(path).unwrap()

@@ -11,10 +11,10 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let plan = Plan::new(&model, args.to, &rules);
-    for rule in rules.iter().filter(|r| !plan.rows.iter().any(|(s, _)| r.pattern.is_match(&s.name))) {
-        return Err(
-            format!("--rule {}: expected a pattern that matches a tensor's name, found none", rule.pattern).into()
-        );
+    let matches_none = |rule: &&Rule| !plan.rows.iter().any(|(s, _)| rule.pattern.is_match(&s.name));
+    if let Some(rule) = rules.iter().find(matches_none) {
+        let pattern = &rule.pattern;
+        return Err(format!("--rule {pattern}: expected a pattern that matches a tensor's name, found none").into());
     }
     if args.dry_run {
         plan.print();

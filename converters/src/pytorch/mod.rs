@@ -1,6 +1,6 @@
 //! Checkpoints that PyTorch writes: torch.save files, new and old, and distributed checkpoint folders.
 //!
-//! Pickles are read by a machine that runs nothing ([`pickle`]); tensors stay in the mapped file until they are asked
+//! Pickles are read by a machine that runs nothing (`pickle.rs`); tensors stay in the mapped file until they are asked
 //! for.
 
 mod archive;
