@@ -6,9 +6,9 @@ use crate::pipeline::report::ModelFacts;
 use std::path::{Path, PathBuf};
 use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::{self, GgufFile, GgufModel};
+use tamborim_model::Naming;
 use tamborim_model::tokenizer::Tokenizer;
-use tamborim_model::{Naming, TensorSpec};
-use tamborim_quant::{Format, TensorSource};
+use tamborim_quant::TensorSource;
 
 /// Largest tokenizer file read.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -84,11 +84,6 @@ impl OpenModel {
         }
     }
 
-    /// The format a tensor is stored in, told without keeping its data.
-    pub fn stored_format(&self, spec: &TensorSpec) -> Result<Format> {
-        Ok(self.source().read(spec)?.format)
-    }
-
     /// The naming of the training code, or Hugging Face's where the model came in it.
     pub fn naming(&self) -> Naming {
         match &self.reader {
@@ -116,10 +111,9 @@ impl OpenModel {
     }
 
     fn bits_per_weight(&self) -> Result<f64> {
-        let tensors = self.source().plan().tensors();
         let mut bits = 0.0;
-        for spec in &tensors {
-            bits += self.source().read(spec)?.bytes.len() as f64 * 8.0;
+        for spec in self.source().plan().tensors() {
+            bits += spec.elements() as f64 * self.source().format(&spec)?.bits_per_weight();
         }
         Ok(bits / self.source().plan().parameters() as f64)
     }

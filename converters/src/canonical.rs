@@ -116,7 +116,7 @@ impl CheckpointModel {
             if embedding.scalar == head.scalar {
                 a == b
             } else {
-                as_tensor(a, embedding)?.to_f32() == as_tensor(b, head)?.to_f32()
+                as_tensor(a, embedding).to_f32() == as_tensor(b, head).to_f32()
             }
         };
         match same {
@@ -138,7 +138,7 @@ impl CheckpointModel {
             let expected = "finite numbers (--allow-nonfinite takes any)";
             return Err(Error::tensor(path, key, expected, format!("{value} at element {index}")));
         }
-        let stored = as_tensor(bytes, entry)?;
+        let stored = as_tensor(bytes, entry);
         let whole = match view {
             View::Whole | View::Squeeze => stored,
             View::NegExp => {
@@ -165,18 +165,31 @@ impl TensorSource for CheckpointModel {
         &self.plan
     }
 
+    fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
+        let Located { entry, stored, .. } = self.locate(spec)?;
+        Ok(if stored.view == View::NegExp { Format::F32 } else { format_of(entry.scalar) })
+    }
+
     fn read(&self, spec: &TensorSpec) -> std::result::Result<Tensor<'_>, SourceError> {
         Ok(self.read_canonical(spec)?)
     }
+
+    fn release(&self) {
+        self.checkpoint.release();
+    }
 }
 
-/// The stored numbers; float64, which no format has, rounded to float32.
-fn as_tensor<'b>(bytes: Cow<'b, [u8]>, entry: &Entry) -> Result<Tensor<'b>> {
-    let (format, bytes) = match entry.scalar {
-        Scalar::F64 => (Format::F32, Cow::Owned(narrow_f64(&bytes))),
-        Scalar::F32 => (Format::F32, bytes),
-        Scalar::F16 => (Format::F16, bytes),
-        Scalar::Bf16 => (Format::Bf16, bytes),
-    };
-    Ok(Tensor { format, shape: entry.shape.clone(), bytes })
+/// What holds the numbers; float64, which no format has, becomes float32.
+fn format_of(scalar: Scalar) -> Format {
+    match scalar {
+        Scalar::F64 | Scalar::F32 => Format::F32,
+        Scalar::F16 => Format::F16,
+        Scalar::Bf16 => Format::Bf16,
+    }
+}
+
+/// The stored numbers.
+fn as_tensor<'b>(bytes: Cow<'b, [u8]>, entry: &Entry) -> Tensor<'b> {
+    let bytes = if entry.scalar == Scalar::F64 { Cow::Owned(narrow_f64(&bytes)) } else { bytes };
+    Tensor { format: format_of(entry.scalar), shape: entry.shape.clone(), bytes }
 }

@@ -75,4 +75,6 @@ pub trait Checkpoint: Send + Sync {
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>>;
     /// Facts beside the weights.
     fn extras(&self) -> &Extras;
+    /// Lets go of the memory that reading has taken so far; tensors can be read, and borrowed ones used, as before.
+    fn release(&self);
 }

@@ -37,6 +37,19 @@ impl Mapped {
     }
 }
 
+impl Mapped {
+    /// Gives the pages loaded so far back to the system, so that reading a file once costs no more memory than what is in
+    /// use. Touching them again loads them again.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Mapped::File(map) = self {
+            // SAFETY: the mapping is of a file and read-only, so dropped pages come back with the file's bytes; slices that
+            // are still borrowed stay valid. What can change is only what the type's documentation already excludes.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
 impl Deref for Mapped {
     type Target = [u8];
 

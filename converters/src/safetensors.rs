@@ -118,6 +118,10 @@ impl Checkpoint for SafetensorsCheckpoint {
     fn extras(&self) -> &Extras {
         &self.extras
     }
+
+    fn release(&self) {
+        self.file.release();
+    }
 }
 
 /// Where the data begins, and the header's members. The checks of sizes are the safetensors crate's; this one keeps

@@ -136,4 +136,8 @@ impl Checkpoint for ShardedCheckpoint {
     fn extras(&self) -> &Extras {
         &self.extras
     }
+
+    fn release(&self) {
+        self.shards.iter().for_each(|shard| shard.release());
+    }
 }

@@ -209,6 +209,17 @@ impl Config {
     /// # Errors
     /// As there.
     pub fn from_fields(map: Map<String, Value>, hints: &ShapeHints) -> Result<Config> {
+        // Names and shapes of a checkpoint are no more to be believed than its configuration.
+        for (field, hint, max) in [
+            ("n_layer", hints.n_layer, MAX_LAYERS),
+            ("n_embd", hints.n_embd, MAX_EXTENT),
+            ("padded_vocab_size", hints.padded_vocab_size, MAX_EXTENT),
+            ("intermediate_size", hints.intermediate_size, MAX_EXTENT),
+        ] {
+            if let Some(n) = hint.filter(|n| !(1..=max as usize).contains(n)) {
+                return Err(Error::config(field, format!("tensors for 1 to {max}"), format!("tensors for {n}")));
+            }
+        }
         let mut f = Fields { map };
         let needed = |v: Option<usize>, name: &str| v.ok_or_else(|| Error::config(name, "a value", "nothing"));
         let layers = f.extent("n_layer", hints.n_layer.or(Some(16)), MAX_LAYERS)?;

@@ -129,6 +129,10 @@ impl Fields {
                 return Err(Error::config(field, format!("a whole number from 1 to {max}"), value));
             }
         }
+        if self.expand * self.hidden_size > 1 << 24 {
+            let expected = "at most 16777216 channels, hidden_size times this";
+            return Err(Error::config("expand", expected, self.expand * self.hidden_size));
+        }
         if let Auto::Number(n) = self.time_step_rank
             && !(1..=1 << 24).contains(&n)
         {
@@ -175,6 +179,9 @@ impl Fields {
         if !(1..=1 << 10).contains(&ratio) {
             return Err(Error::config("hidden_ratio", "a whole number from 1 to 1024", ratio));
         }
-        Ok((self.hidden_size * ratio * 2 / 3).next_multiple_of(256))
+        match (self.hidden_size * ratio * 2 / 3).next_multiple_of(256) {
+            width @ ..=0x100_0000 => Ok(width),
+            width => Err(Error::config("hidden_ratio", "an MLP of at most 16777216 channels", width)),
+        }
     }
 }

@@ -36,7 +36,7 @@ fn chosen(dtype: Dtype, model: &OpenModel, spec: &TensorSpec) -> Result<Format> 
         return Ok(Format::F32);
     }
     Ok(match dtype {
-        Dtype::Source => model.stored_format(spec)?,
+        Dtype::Source => model.source().format(spec)?,
         Dtype::F32 => Format::F32,
         Dtype::F16 => Format::F16,
         Dtype::Bf16 => Format::Bf16,

@@ -39,7 +39,7 @@ pub fn run(args: &Demo) -> Result<Outcome> {
     let checkpoint = open("checkpoint.pth")?;
     step(&format!("convert {} -o {}", at("checkpoint.pth"), at("samba.gguf")));
     write_gguf(&checkpoint, &folder.join("samba.gguf"), "convert", |spec| {
-        if spec.role.is_linear() { checkpoint.stored_format(spec) } else { Ok(tamborim_quant::Format::F32) }
+        if spec.role.is_linear() { checkpoint.source().format(spec) } else { Ok(tamborim_quant::Format::F32) }
     })?;
     let reference = open("samba.gguf")?;
     for (recipe, name) in [(Recipe::Int8, "samba-int8.gguf"), (Recipe::Int4, "samba-int4.gguf")] {

@@ -38,7 +38,7 @@ impl Facts<'_> {
         let plan = model.source().plan();
         let mut tensors = Vec::new();
         for spec in plan.tensors() {
-            let format = model.stored_format(&spec)?;
+            let format = model.source().format(&spec)?;
             tensors.push((spec, format));
         }
         let mut lines = vec![

@@ -50,7 +50,7 @@ pub fn write_gguf(
     std::thread::scope(|scope| -> Result<()> {
         // The source is read once by the hash and once by the encoder, at the same time, so from the page cache.
         let hash = scope.spawn(|| sha256(model.path()));
-        let (send, receive) = sync_channel::<(&str, Tensor<'_>)>(QUEUE);
+        let (send, receive) = sync_channel::<(&TensorSpec, Tensor<'_>)>(QUEUE);
         let progress = &progress;
         // Hash and version stand in the header, which must be complete before the first tensor.
         let writing = scope.spawn(move || -> Result<()> {
@@ -59,8 +59,9 @@ pub fn write_gguf(
             writer.metadata.insert("tamborim.source.name", file_name(model.path()));
             writer.metadata.insert("tamborim.source.sha256", digest);
             let mut body = writer.write_header()?;
-            for (name, tensor) in receive {
-                body.tensor(name, &tensor.bytes)?;
+            for (spec, tensor) in receive {
+                body.tensor(&spec.name, &tensor.bytes)?;
+                source.release();
                 progress.advance(tensor.bytes.len() as u64);
             }
             body.finish()?;
@@ -77,7 +78,7 @@ pub fn write_gguf(
             match made {
                 // A closed channel means that writing failed, and says why below.
                 Ok(tensor) => {
-                    if send.send((spec.name.as_str(), tensor)).is_err() {
+                    if send.send((spec, tensor)).is_err() {
                         break;
                     }
                 }
@@ -169,6 +170,7 @@ pub fn write_safetensors(
     for tensor in &stored {
         let bytes = tensor.assemble(source, naming)?;
         writer.put(&bytes)?;
+        source.release();
         progress.advance(bytes.len() as u64);
     }
     writer.finish()?;

@@ -3,6 +3,7 @@
 use super::plan::read_plan;
 use super::{GgufFile, read_tokenizer};
 use crate::checkpoint::Scalar;
+use crate::error::quoted;
 use crate::finite::first_nonfinite;
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -41,7 +42,7 @@ impl GgufModel {
             known.insert(spec.name);
         }
         if let Some(extra) = file.tensors().keys().find(|k| !known.contains(*k)) {
-            return Err(Error::tensor(file.path(), extra, "no such tensor in this model", "one in the file"));
+            return Err(Error::tensor(file.path(), quoted(extra), "no such tensor in this model", "one in the file"));
         }
         Ok(GgufModel { file, plan, allow_nonfinite })
     }
@@ -57,6 +58,12 @@ impl GgufModel {
     /// As [`read_tokenizer`].
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         read_tokenizer(self.file.metadata())
+    }
+
+    fn format_of(&self, spec: &TensorSpec) -> Result<Format> {
+        let info = self.file.tensors().get(&spec.name);
+        let format = info.and_then(|t| Format::from_gguf_type(t.ggml_type.id));
+        format.ok_or_else(|| Error::tensor(self.file.path(), &spec.name, "a tensor of the plan", "none"))
     }
 
     fn read_tensor(&self, spec: &TensorSpec) -> Result<Tensor<'_>> {
@@ -87,7 +94,15 @@ impl TensorSource for GgufModel {
         &self.plan
     }
 
+    fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
+        Ok(self.format_of(spec)?)
+    }
+
     fn read(&self, spec: &TensorSpec) -> std::result::Result<Tensor<'_>, SourceError> {
         Ok(self.read_tensor(spec)?)
+    }
+
+    fn release(&self) {
+        self.file.release();
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What a block is made of shows in its tensors, so no key repeats it; keys hold what shapes cannot tell.
 
-use super::{GgufFile, Metadata};
+use super::{GgufFile, Metadata, Value};
+use crate::error::quoted;
 use crate::{Error, Result};
 use tamborim_model::mixers::{Attention, Gla, Mamba, Mega, Retention, Rope, RopeTable, SelectiveScan, SwiGlu};
 use tamborim_model::{Block, Branch, INNER_NORM_EPS, Mixer, Norm, NormKind, Place, Plan};
@@ -140,7 +141,7 @@ pub fn read_plan(file: &GgufFile) -> Result<Plan> {
     let metadata = file.metadata();
     let arch = metadata.required::<&str>("general.architecture")?;
     if !ARCHITECTURES.contains(&arch) {
-        let reason = format!("architecture {arch:?} cannot be read: only {}", ARCHITECTURES.join(", "));
+        let reason = format!("architecture \"{}\" cannot be read: only {}", quoted(arch), ARCHITECTURES.join(", "));
         return Err(Error::Unsupported { path: file.path().to_owned(), reason });
     }
     let r = Reader { file, arch };
@@ -219,7 +220,10 @@ impl<'f> Reader<'f> {
     /// A count; some tools write one number for all blocks where others write a list: the largest counts.
     fn count(&self, name: &str, default: Option<usize>) -> Result<usize> {
         let (key, metadata) = (self.key(name), self.file.metadata());
-        if let Ok(Some(list)) = metadata.optional::<Vec<usize>>(&key) {
+        if let Some(Value::Array(list)) = metadata.get(&key)
+            && list.len() <= MAX_BLOCKS
+            && let Ok(Some(list)) = metadata.optional::<Vec<usize>>(&key)
+        {
             return Ok(list.into_iter().max().unwrap_or(0));
         }
         match (metadata.optional(&key)?, default) {
@@ -316,7 +320,7 @@ impl<'f> Reader<'f> {
         let table = match metadata.optional::<&str>(&self.key("rope.table_type"))? {
             None | Some("bf16") => RopeTable::Bf16,
             Some("f32") => RopeTable::F32,
-            Some(other) => return Err(metadata.wrong(&self.key("rope.table_type"), "bf16 or f32", other)),
+            Some(other) => return Err(metadata.wrong(&self.key("rope.table_type"), "bf16 or f32", quoted(other))),
         };
         let rope =
             Rope { dims, base: float("rope.freq_base", 10000.0)?, condense: float("rope.scaling.factor", 1.0)?, table };

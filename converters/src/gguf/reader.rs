@@ -89,7 +89,7 @@ impl GgufFile {
         let n_keys = cursor.count(14, "number of keys")?;
         let metadata = read_keys(&mut cursor, n_keys, path)?;
         let alignment = alignment(&metadata)?;
-        let mut tensors = IndexMap::with_capacity(n_tensors);
+        let mut tensors = IndexMap::new();
         for _ in 0..n_tensors {
             read_tensor(&mut cursor, &mut tensors, path)?;
         }
@@ -120,6 +120,11 @@ impl GgufFile {
     /// Number of files.
     pub fn shards(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Gives the pages loaded so far back to the system.
+    pub(crate) fn release(&self) {
+        self.shards.iter().for_each(Mapped::release);
     }
 
     /// Bytes of all files.

@@ -9,6 +9,9 @@ use crate::{Error, Result, error::quoted};
 use std::{borrow::Cow, collections::HashMap, io::Cursor, path::Path, sync::Arc, sync::atomic::AtomicBool};
 use zip::{CompressionMethod, ZipArchive, read::ArchiveOffset, read::Config};
 
+/// The longest name of a record. The folder's is that of a file, which has at most 255 bytes.
+const LONGEST_NAME: usize = 512;
+
 /// What one archive holds.
 pub(super) struct Archive {
     /// The folder inside the archive, with its slash.
@@ -44,8 +47,9 @@ impl Archive {
         let has_checksums = (0..zip.len()).any(|index| zip.by_index_data(index).is_ok_and(|entry| entry.crc32() != 0));
         for index in 0..zip.len() {
             let entry = zip.by_index_raw(index).map_err(|e| damaged(&e))?;
-            // Names that are not UTF-8 belong to no record that is looked for.
-            let Ok(name) = entry.name().map(Cow::into_owned) else { continue };
+            // Names that are not UTF-8 belong to no record that is looked for; long ones would be copied by each tensor.
+            let name = entry.name().map(Cow::into_owned).ok().filter(|name| name.len() <= LONGEST_NAME);
+            let Some(name) = name else { continue };
             let unfit = |expected: &str, found: String| {
                 Err(Error::damaged(path, format!("record {prefix}{}", quoted(&name)), expected, found))
             };

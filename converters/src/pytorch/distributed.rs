@@ -32,6 +32,9 @@ pub(crate) const METADATA: &str = ".metadata";
 /// More blocks of one tensor than any training run has processes; bounds the search for overlaps.
 const MAX_BLOCKS: usize = 4096;
 
+/// More keys than any path to a tensor has.
+const MAX_KEYS: usize = 64;
+
 /// Where a block is stored.
 struct Section<'a> {
     file: &'a str,
@@ -76,7 +79,7 @@ pub(super) fn open(folder: &Path) -> Result<TorchCheckpoint> {
     };
     let has_root = items.iter().any(|&(key, _)| arena.str(key).and_then(below_root).is_some());
 
-    let mut folder_files = Files { folder, opened: IndexMap::new() };
+    let mut folder_files = Files { folder, opened: IndexMap::new(), used: Vec::new() };
     let mut tensors: IndexMap<String, Blocks> = IndexMap::new();
     let mut entries = IndexMap::new();
     for &(key, value) in items {
@@ -106,15 +109,28 @@ pub(super) fn open(folder: &Path) -> Result<TorchCheckpoint> {
 struct Files<'p> {
     folder: &'p Path,
     opened: IndexMap<String, Mapped>,
+    /// Bytes of all sections opened so far, by file.
+    used: Vec<usize>,
 }
 
 impl Files<'_> {
-    fn get(&mut self, name: &str) -> Result<(usize, &Mapped)> {
+    /// The file in which a section of `length` bytes is to be opened.
+    fn get(&mut self, name: &str, length: usize) -> Result<(usize, &Mapped)> {
         let index = match self.opened.get_index_of(name) {
             Some(index) => index,
-            None => self.opened.insert_full(name.to_owned(), Mapped::open(&self.folder.join(name))?).0,
+            None => {
+                self.used.push(0);
+                self.opened.insert_full(name.to_owned(), Mapped::open(&self.folder.join(name))?).0
+            }
         };
-        Ok((index, &self.opened[index]))
+        let file = &self.opened[index];
+        // Sections lie side by side. Were one opened for every name, the time would be quadratic.
+        self.used[index] = self.used[index].saturating_add(length);
+        if self.used[index] > file.len() {
+            let expected = format!("sections of at most {} bytes together", file.len());
+            return Err(Error::damaged(&self.folder.join(name), "file", expected, "more, so that some overlap"));
+        }
+        Ok((index, file))
     }
 }
 
@@ -151,12 +167,15 @@ fn sections<'a>(path: &Path, arena: &Arena<'a>, id: Id) -> Result<HashMap<(&'a s
 /// `planner_data`: `{flat name: ("model", "transformer.wte.weight")}`. Only paths of strings are of interest.
 fn key_paths<'a>(arena: &Arena<'a>, planner: Option<Id>) -> HashMap<&'a str, Vec<&'a str>> {
     let items = planner.and_then(|id| arena.items(id)).unwrap_or_default();
-    let path = |id| arena.sequence(id)?.iter().map(|&key| arena.str(key)).collect::<Option<Vec<_>>>();
+    // One path may serve any number of names: longer than modules are nested, it is none.
+    let keys = |id| arena.sequence(id).filter(|keys| keys.len() <= MAX_KEYS);
+    let path = |id| keys(id)?.iter().map(|&key| arena.str(key)).collect::<Option<Vec<_>>>();
     items.iter().filter_map(|&(name, keys)| Some((arena.str(name)?, path(keys)?))).collect()
 }
 
 fn extents(arena: &Arena<'_>, id: Id) -> Option<Vec<usize>> {
-    arena.sequence(id)?.iter().map(|&n| usize::try_from(arena.int(n)?).ok()).collect()
+    let list = arena.sequence(id).filter(|list| list.len() <= objects::MAX_RANK)?;
+    list.iter().map(|&n| usize::try_from(arena.int(n)?).ok()).collect()
 }
 
 impl Metadata<'_, '_> {
@@ -220,7 +239,7 @@ impl Metadata<'_, '_> {
         let section = section.ok_or_else(|| tensor_error(Mismatch::new(format!("a section for {at:?}"), "none")))?;
         names::check_file(self.path, section.file)?;
         let path = files.folder.join(section.file);
-        let (index, file) = files.get(section.file)?;
+        let (index, file) = files.get(section.file, section.length)?;
         let prefix = format!("{} at {}, ", quoted(key), section.offset);
         let archive = Archive::open(&path, file, section.offset, section.length, &prefix)?;
         let bytes = archive.pickle(&path, file)?;

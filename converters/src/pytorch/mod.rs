@@ -174,6 +174,10 @@ impl Checkpoint for TorchCheckpoint {
     fn extras(&self) -> &Extras {
         &self.extras
     }
+
+    fn release(&self) {
+        self.files.iter().for_each(|(_, file)| file.release());
+    }
 }
 
 /// What one torch.save file holds.
@@ -245,7 +249,8 @@ fn bind(
     let record = find(storage.key)
         .ok_or_else(|| Mismatch::new(format!("a record for its storage {}", quoted(storage.key)), "none"))?;
     if storage.elements.checked_mul(scalar.size()) != Some(record.size) {
-        let expected = format!("{} elements of {} in record {}", storage.elements, tensor.dtype.name, record.name);
+        let expected =
+            format!("{} elements of {} in record {}", storage.elements, tensor.dtype.name, quoted(&record.name));
         return Err(Mismatch::new(expected, format!("{} bytes", record.size)));
     }
     let (base, available) = storage.window.unwrap_or((0, storage.elements));

@@ -27,6 +27,12 @@ pub(super) struct Tensor<'a> {
     pub strides: Vec<i64>,
 }
 
+/// More dimensions than torch computes with. A shape may be long and serve many tensors, each of which keeps a copy.
+pub(super) const MAX_RANK: usize = 64;
+
+/// The longest key of a storage; keys are numbers, and each tensor keeps its own.
+const LONGEST_KEY: usize = 64;
+
 /// More layers than any writer wraps around a tensor (a parameter with attributes has two).
 const MAX_WRAPPERS: usize = 4;
 
@@ -68,8 +74,9 @@ fn rebuilt<'a>(arena: &Arena<'a>, meaning: Meaning, arguments: &[Id]) -> Option<
         _ => return None,
     };
     let integers = |what: &str, id: Id| -> Result<Vec<i64>, Mismatch> {
-        let list = arena.sequence(id).and_then(|ids| ids.iter().map(|&id| arena.int(id)).collect());
-        list.ok_or_else(|| Mismatch::new(format!("a {what} of integers"), arena.describe(id)))
+        let list = arena.sequence(id).filter(|ids| ids.len() <= MAX_RANK);
+        let list = list.and_then(|ids| ids.iter().map(|&id| arena.int(id)).collect());
+        list.ok_or_else(|| Mismatch::new(format!("a {what} of at most {MAX_RANK} integers"), arena.describe(id)))
     };
     Some((|| {
         let mut storage = storage(arena, *storage_id)?;
@@ -114,6 +121,9 @@ pub(super) fn storage<'a>(arena: &Arena<'a>, id: Id) -> Result<Storage<'a>, Mism
         count.ok_or_else(|| Mismatch::new("a count of elements", arena.describe(id)))
     };
     let (Some("storage"), Some(key)) = (arena.str(*tag), arena.str(*key)) else { return Err(unreadable()) };
+    if key.len() > LONGEST_KEY {
+        return Err(Mismatch::new("a storage key", format!("one of {} bytes", key.len())));
+    }
     let elements = count(*elements)?;
     let window = match rest.first().map(|&window| (window, arena.tuple(window))) {
         None => None,

@@ -10,6 +10,9 @@ use std::path::Path;
 /// Keys of the root under which writers keep the weights.
 pub(super) const ROOTS: [&str; 2] = ["model", "state_dict"];
 
+/// The longest text that is a fact; one string may be the value of any number of keys.
+const LONGEST_TEXT: usize = 256;
+
 /// The items of the state dict below `root`, and where it was found.
 ///
 /// A root is descended into while it has one of [`ROOTS`] (`{"model": {"state_dict": ...}}` occurs); a root that has
@@ -61,13 +64,13 @@ pub(super) fn extras(arena: &Arena<'_>, root: Id, container: String) -> Extras {
             Value::Bool(b) => b.to_string(),
             Value::Int(i) => i.to_string(),
             Value::Float(f) => f.to_string(),
-            Value::Str(s) => s.to_owned(),
+            Value::Str(s) if s.len() <= LONGEST_TEXT => s.to_owned(),
             _ => return,
         };
         extras.scalars.insert(path, text);
     };
     for &(key, value) in arena.items(root).unwrap_or_default() {
-        let Some(name) = arena.str(key) else { continue };
+        let Some(name) = arena.str(key).filter(|name| name.len() <= LONGEST_TEXT) else { continue };
         if name != "hparams" {
             note(name.to_owned(), value);
             continue;
@@ -78,7 +81,7 @@ pub(super) fn extras(arena: &Arena<'_>, root: Id, container: String) -> Extras {
             _ => Some(value),
         };
         for &(key, value) in values.and_then(|id| arena.items(id)).unwrap_or_default() {
-            if let Some(key) = arena.str(key) {
+            if let Some(key) = arena.str(key).filter(|key| key.len() <= LONGEST_TEXT) {
                 note(format!("hparams.{key}"), value);
             }
         }

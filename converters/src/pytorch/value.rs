@@ -5,6 +5,9 @@
 
 use super::globals::{Known, Meaning};
 
+/// More fields than the classes of a distributed checkpoint have.
+const MAX_FIELDS: usize = 64;
+
 /// Index of a value in its [`Arena`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Id(pub(super) u32);
@@ -133,7 +136,9 @@ impl<'a> Arena<'a> {
         if call.function.name != class {
             return None;
         }
-        self.lookup(call.state?, field)
+        // One state may serve any number of instances: with more items than any class has fields, it is none.
+        let state = call.state.filter(|&state| self.items(state).is_some_and(|items| items.len() <= MAX_FIELDS))?;
+        self.lookup(state, field)
     }
 
     /// What stands at `id`, in a few words for a message.

@@ -67,19 +67,31 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// Partial sums of [`dot`]: several registers' worth, so that additions need not wait for each other.
+const SUMS: usize = 4 * LANES;
+
 dispatch! {
-    /// Dot product of slices of one length, summed in [`LANES`] partial sums.
+    /// Dot product of slices of one length, summed in [`SUMS`] partial sums.
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-        let mut lanes = [0.0f32; LANES];
-        let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+        let mut sums = [0.0f32; SUMS];
+        let (a_chunks, b_chunks) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));
         let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
         for (a, b) in a_chunks.zip(b_chunks) {
-            for l in 0..LANES {
-                lanes[l] += a[l] * b[l];
+            for l in 0..SUMS {
+                sums[l] += a[l] * b[l];
             }
         }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        lanes.iter().sum::<f32>() + rest
+        for ((s, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+            *s += a * b;
+        }
+        let mut half = SUMS / 2;
+        while half > 0 {
+            for l in 0..half {
+                sums[l] += sums[l + half];
+            }
+            half /= 2;
+        }
+        sums[0]
     }
 }
 

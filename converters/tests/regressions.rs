@@ -1,0 +1,87 @@
+//! Files whose parts refer to each other so that a reader could be made to work for hours or fill any memory: a
+//! pickle's values may be used any number of times, and what is copied or searched at each use must be short.
+
+// The tests use a part of what the fuzz targets share.
+#[allow(dead_code)]
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+use tamborim_converters::{fuzz, open_checkpoint};
+use targets::{run, seeds};
+
+/// BINUNICODE.
+fn text(text: &str) -> Vec<u8> {
+    [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+}
+
+/// A pickle of `{"0": x, "1": x, ..}`, where x is what the opcodes in `value` push.
+fn one_value_by_many_names(value: &[u8], names: usize) -> Vec<u8> {
+    let mut out = [b"\x80\x02", value, b"q\x000}("].concat();
+    for name in 0..names {
+        out.extend(text(&format!("{name}.weight")));
+        out.extend(b"h\x00");
+    }
+    out.extend(b"u.");
+    out
+}
+
+/// The opcodes that push the tensor of `pickle`, a dict of one tensor named `t`.
+fn tensor_of(pickle: &[u8]) -> &[u8] {
+    &pickle[b"\x80\x02}(X\x01\0\0\0t".len()..pickle.len() - b"u.".len()]
+}
+
+#[test]
+fn a_shape_of_many_dimensions_is_refused_before_tensors_copy_it() {
+    let ones = [1; 12_000];
+    let pickle = seeds::pickle(&[("t", "0", &ones, &ones)]);
+    let file = seeds::legacy_of(&one_value_by_many_names(tensor_of(&pickle), 3000), &["0"]);
+    run("legacy", &file);
+    let message = fuzz::torch(&file).expect_err("a refusal").to_string();
+    assert!(message.contains("a shape of at most 64 integers"), "{message}");
+}
+
+#[test]
+fn a_long_storage_key_is_refused_before_tensors_copy_it() {
+    let key = "k".repeat(30_000);
+    let pickle = seeds::pickle(&[("t", &key, &[1], &[1])]);
+    let file = seeds::legacy_of(&one_value_by_many_names(tensor_of(&pickle), 3000), &[&key]);
+    run("legacy", &file);
+    let message = fuzz::torch(&file).expect_err("a refusal").to_string();
+    assert!(message.contains("one of 30000 bytes"), "{message}");
+}
+
+#[test]
+fn a_long_text_is_no_fact_however_many_keys_have_it() {
+    let pickle = seeds::pickle(&[("t", "0", &[1], &[1])]);
+    let mut object = [b"\x80\x02", &*text(&"long ".repeat(6000)), b"q\x000}("].concat();
+    for name in 0..3000 {
+        object.extend([text(&format!("note {name}")), b"h\x00".to_vec()].concat());
+    }
+    object.extend([&*text("model"), b"}(", &*text("t"), tensor_of(&pickle), b"uu."].concat());
+    let file = seeds::legacy_of(&object, &["0"]);
+    run("legacy", &file);
+    fuzz::torch(&file).expect("a sound checkpoint");
+}
+
+#[test]
+fn a_config_trusts_no_layer_number_of_a_tensor() {
+    let json = r#"{"n_head":2,"_mlp_class":"LLaMAMLP","parallel_residual":false,"intermediate_size":8}"#;
+    run("config", format!("{json}\0transformer.h.18446744073709551613.x 1\n").as_bytes());
+}
+
+#[test]
+fn sections_of_a_distributed_checkpoint_lie_side_by_side() {
+    // The fixture, with the length of its first section changed to that of its file less the offset.
+    let folder = seeds::fixtures().join("formats/dcp");
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for name in [".metadata", "__0_0.distcp", "meta.pt"] {
+        std::fs::copy(folder.join(name), copy.path().join(name)).expect("copied");
+    }
+    assert!(open_checkpoint(copy.path()).is_ok());
+    let data = copy.path().join("__0_0.distcp");
+    let bytes = std::fs::read(&data).expect("the data");
+    // Two names for each byte: half of the file serves no purpose of an honest writer.
+    std::fs::write(&data, &bytes[..bytes.len() / 2]).expect("written");
+    let message = open_checkpoint(copy.path()).err().expect("a refusal").to_string();
+    assert!(!message.contains('\n'), "{message}");
+}

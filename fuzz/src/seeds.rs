@@ -1,0 +1,281 @@
+//! Inputs to begin with: the committed fixtures, and small files made here that mutations get further into.
+
+use std::path::{Path, PathBuf};
+use tamborim_converters::gguf::{GgufWriter, write_plan, write_tokenizer};
+use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
+
+/// The committed fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// Sound and broken inputs of a target.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "pickle" => [files("formats/dcp", &[".metadata"]), legacy_pickles(), vec![pickle(&TENSORS)]].concat(),
+        "torch" => {
+            let stored: Vec<(&str, &[u8])> = vec![
+                ("t/data.pkl", &*pickle(&TENSORS).leak()),
+                ("t/byteorder", b"little"),
+                ("t/data/0", &[7; 48]),
+                ("t/data/1", &[9; 48]),
+            ];
+            let files = [files("formats", &[".pth"]), files("broken", &[".pth"])].concat();
+            let zips = files.into_iter().filter(|bytes| bytes.starts_with(b"PK"));
+            zips.chain([zip(&stored)]).collect()
+        }
+        "legacy" => [files("formats", &["legacy.pth"]), files("broken", &["legacy.pth"]), vec![legacy()]].concat(),
+        "distributed" => [files("formats/dcp", &[".metadata"]), files("broken/dcp_evil_metadata", &[""])].concat(),
+        "safetensors" => {
+            let header = br#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}"#;
+            let tiny = [&(header.len() as u64).to_le_bytes()[..], header, &[1; 32]].concat();
+            let suffix = [".safetensors"];
+            [files("formats", &suffix), files("formats/sharded", &suffix), files("broken", &suffix), vec![tiny]]
+                .concat()
+        }
+        "index" => [files("formats/sharded", &[".json"]), files("broken/index_traversal", &[".json"])].concat(),
+        "gguf" => ggufs(),
+        "config" => configs(),
+        "tokenizer" => tokenizers(),
+        _ => Vec::new(),
+    }
+}
+
+/// The files of a folder of fixtures whose names end in one of `suffixes`.
+fn files(folder: &str, suffixes: &[&str]) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(fixtures().join(folder)).expect("fixtures");
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("an entry").path()).filter(|p| p.is_file()).collect();
+    paths.retain(|path| suffixes.iter().any(|s| path.to_str().is_some_and(|p| p.ends_with(s))));
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("a fixture")).collect()
+}
+
+/// Tensors of [`pickle`]: name, storage key, shape, strides.
+type Described<'a> = (&'a str, &'a str, &'a [u8], &'a [u8]);
+
+const TENSORS: [Described<'_>; 3] =
+    [("a.weight", "0", &[3, 4], &[4, 1]), ("b.weight", "1", &[4, 3], &[1, 4]), ("c.bias", "1", &[5], &[2])];
+
+/// What torch.save writes for a dict of float32 tensors, each on a storage of 12 elements.
+pub fn pickle(tensors: &[Described<'_>]) -> Vec<u8> {
+    let mut out = b"\x80\x02}(".to_vec();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.push(b'X');
+        out.extend((text.len() as u32).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    for (name, key, shape, strides) in tensors {
+        text(&mut out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(&mut out, key);
+        text(&mut out, "cpu");
+        out.extend(b"K\x0ctQK\x00");
+        for list in [shape, strides] {
+            out.push(b'(');
+            out.extend(list.iter().flat_map(|&n| [b'K', n]));
+            out.push(b't');
+        }
+        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    out.extend(b"u.");
+    out
+}
+
+/// A legacy file around [`pickle`].
+fn legacy() -> Vec<u8> {
+    legacy_of(&pickle(&TENSORS), &["0", "1"])
+}
+
+/// A legacy file: its object, and the keys of its storages of 12 elements.
+pub fn legacy_of(object: &[u8], keys: &[&str]) -> Vec<u8> {
+    let mut out = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
+    out.extend(b"\x80\x02}X\x0d\0\0\0little_endian\x88s.");
+    out.extend(object);
+    out.extend(b"\x80\x02](");
+    for key in keys {
+        out.push(b'X');
+        out.extend((key.len() as u32).to_le_bytes());
+        out.extend(key.as_bytes());
+    }
+    out.extend(b"e.");
+    for n in 0..keys.len() {
+        out.extend(12u64.to_le_bytes());
+        out.extend([n as u8 + 1; 48]);
+    }
+    out
+}
+
+/// The five pickles of a legacy fixture, each for itself.
+fn legacy_pickles() -> Vec<Vec<u8>> {
+    let start = b".\x80\x02";
+    let mut pickles = Vec::new();
+    for file in files("formats", &["legacy.pth"]) {
+        let mut rest = file.as_slice();
+        while let Some(at) = rest.windows(3).position(|bytes| bytes == start) {
+            pickles.push(rest[..=at].to_vec());
+            rest = &rest[at + 1..];
+        }
+        pickles.push(rest[..rest.len().min(400)].to_vec());
+    }
+    pickles
+}
+
+/// A zip archive of stored records with 0 for every checksum, as torch.save can be told to write: damage to their
+/// content is not found out by a checksum.
+pub fn zip(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in records {
+        let (at, size) = (out.len() as u32, content.len() as u32);
+        let mut common = [20u16, 0, 0, 0, 0x21].map(u16::to_le_bytes).concat();
+        common.extend([0, size, size].map(u32::to_le_bytes).concat());
+        common.extend((name.len() as u32).to_le_bytes());
+        out.extend(b"PK\x03\x04");
+        out.extend(&common);
+        out.extend(name.as_bytes());
+        out.extend(*content);
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&common);
+        directory.extend([0; 10]);
+        directory.extend(at.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let (n, at, size) = (records.len() as u16, out.len() as u32, directory.len() as u32);
+    out.extend(directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend([n, n].map(u16::to_le_bytes).concat());
+    out.extend([size, at].map(u32::to_le_bytes).concat());
+    out.extend([0; 2]);
+    out
+}
+
+/// Configurations, one of each mixer, then those of the fixtures.
+fn configs() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = small_configs().into_iter().map(String::into_bytes).collect();
+    all.extend(files("formats", &["lit_config.json"]));
+    for model in ["mamba_swa_mlp", "mega", "samba_gqa2", "samba_sc_attn", "swa_ret"] {
+        all.extend(files(&format!("lit/{model}"), &["lit_config.json"]));
+    }
+    all.extend(files("hf/fla_samba_bias", &["/config.json"]));
+    let hints = "{\"n_head\":2,\"_mlp_class\":\"LLaMAMLP\",\"parallel_residual\":false}\0transformer.wte.weight 64 16\n\
+        transformer.h.0.attn.in_proj.weight 64 16\ntransformer.h.1.attn.attn.weight 48 16\n\
+        transformer.h.1.mlp.swiglu.w1.weight 24 16\ntransformer.ln_f.weight 16\n";
+    all.push(hints.into());
+    all
+}
+
+fn small_configs() -> Vec<String> {
+    let kinds = [
+        r#""mb_per_layer":2,"local_window":8"#,
+        r#""attn_layer_pos":"[1,]","nope":true"#,
+        r#""ret_per_layer":2,"bias":true"#,
+        r#""use_mega":true,"mlp":false"#,
+        r#""mamba":true"#,
+        r#""mamba_swa_mlp":true,"sc_attn":true"#,
+        r#""mb_per_layer":1,"abl_mamba":true"#,
+    ];
+    let mut all: Vec<String> = kinds
+        .into_iter()
+        .map(|kind| {
+            format!(
+                r#"{{"vocab_size":8,"padded_vocab_size":8,"n_layer":2,"n_embd":32,"n_head":4,"n_query_groups":2,"rotary_percentage":0.5,"parallel_residual":false,"_mlp_class":"LLaMAMLP","_norm_class":"RMSNorm","intermediate_size":32,{kind}}}"#
+            )
+        })
+        .collect();
+    all.push(
+        r#"{"n_layer":1,"n_embd":384,"n_head":4,"gla_per_layer":1,"mlp":false,"padded_vocab_size":2,"vocab_size":2}"#
+            .into(),
+    );
+    all.push(
+        r#"{"model_type":"mamba","hidden_size":32,"num_hidden_layers":1,"vocab_size":8,"state_size":2,"conv_kernel":2,"expand":1,"time_step_rank":"auto","layer_norm_epsilon":1e-5}"#.into(),
+    );
+    all
+}
+
+/// A file for each small configuration, in types of one byte a number and less where rows are whole blocks.
+fn ggufs() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tokenizer = Tokenizer::from_sentencepiece(&small_tokenizer(2, false)).expect("a tokenizer");
+    let mut all = Vec::new();
+    for (number, json) in small_configs().into_iter().enumerate() {
+        let plan = match Config::from_json(&json, &ShapeHints::default()) {
+            Ok(config) => Plan::from_config(&config),
+            Err(_) => Plan::from_hugging_face(&json),
+        };
+        let plan = plan.expect("a plan");
+        // Gated linear attention needs a width that makes large files.
+        if plan.d_model > 32 {
+            continue;
+        }
+        let path = folder.path().join(format!("{number}.gguf"));
+        let mut writer = GgufWriter::create(&path).expect("a file");
+        write_plan(&mut writer.metadata, &plan);
+        if number == 0 {
+            write_tokenizer(&mut writer.metadata, &tokenizer, tokenizer.vocab_size() + 2).expect("written");
+        }
+        let mut sizes = Vec::new();
+        for spec in plan.tensors() {
+            let blocks = spec.shape.last().is_some_and(|n| n.is_multiple_of(32));
+            // q8_0, q4_0, bf16, f32.
+            let types = if blocks { [8, 2, 8] } else { [30, 0, 0] };
+            let ggml_type = if spec.role.is_linear() { types[number % 3] } else { 0 };
+            sizes.push((writer.declare(&spec.name, &spec.shape, ggml_type).expect("declared"), spec.name));
+        }
+        let mut body = writer.write_header().expect("written");
+        for (size, name) in sizes {
+            body.tensor(&name, &vec![0; size]).expect("written");
+        }
+        body.finish().expect("written");
+        all.push(std::fs::read(&path).expect("the file"));
+    }
+    all
+}
+
+/// A field of a protobuf message that holds bytes.
+fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    let mut n = bytes.len();
+    while n > 127 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+    out.extend(bytes);
+    out
+}
+
+/// A `tokenizer.model` of the kind 1 (unigram) or 2 (BPE).
+fn small_tokenizer(kind: u8, bytes: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut piece = |text: &str, score: f32, kind: u8| {
+        let message =
+            [field(0x0a, text.as_bytes()), vec![0x15], score.to_le_bytes().to_vec(), vec![0x18, kind]].concat();
+        out.extend(field(0x0a, &message));
+    };
+    piece("<unk>", 0.0, 2);
+    piece("<s>", 0.0, 3);
+    piece("</s>", 0.0, 3);
+    for b in 0..=if bytes { 255 } else { 0 } {
+        if bytes {
+            piece(&format!("<0x{b:02X}>"), 0.0, 6);
+        }
+    }
+    for (n, text) in ["▁", "t", "h", "e", "c", "a", "▁t", "▁th", "at", "cat", "▁cat", "三"].into_iter().enumerate()
+    {
+        piece(text, -(n as f32), if text == "at" { 5 } else { 1 });
+    }
+    piece("</s", 0.0, 4);
+    out.extend(field(0x12, &[0x18, kind, 0x98, 2, u8::from(bytes)]));
+    out.extend(field(0x1a, &[0x18, 1, 0x20, 0, 0x28, 1]));
+    out
+}
+
+fn tokenizers() -> Vec<Vec<u8>> {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/goldens");
+    let mut all: Vec<Vec<u8>> =
+        [(1, false), (2, false), (1, true), (2, true)].map(|(k, b)| small_tokenizer(k, b)).into();
+    all.extend(["unigram.model", "suffix.model"].map(|name| std::fs::read(goldens.join(name)).expect("a golden")));
+    all
+}

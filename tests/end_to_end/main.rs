@@ -1,0 +1,12 @@
+//! The command from end to end: the built binary on real files. One program, because a program's link takes longer than
+//! all of its tests.
+
+mod cli;
+mod common;
+mod convert;
+mod formats;
+mod hostile;
+mod inspect;
+mod logits;
+mod quantize;
+mod verify;

@@ -1,0 +1,215 @@
+//! Which tensor gets which type, and what it costs.
+
+use crate::common::*;
+use crate::tamborim;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tamborim_converters::gguf::GgufFile;
+use tamborim_quant::Format;
+
+/// The type of every tensor.
+fn types(gguf: &Path) -> BTreeMap<String, &'static str> {
+    let file = GgufFile::open(gguf).expect("a GGUF");
+    let name = |id| Format::from_gguf_type(id).expect("a known format").name();
+    file.tensors().iter().map(|(tensor, info)| (tensor.clone(), name(info.ggml_type.id))).collect()
+}
+
+fn tensor_bytes(gguf: &Path) -> (usize, usize) {
+    let file = GgufFile::open(gguf).expect("a GGUF");
+    let bytes = file.tensors().keys().map(|t| file.bytes(t).expect("its bytes").len()).sum();
+    (bytes, file.tensors().values().map(|t| t.elements()).sum())
+}
+
+const LINEAR: [&str; 13] = [
+    "token_embd",
+    "ssm_in",
+    "ssm_x",
+    "ssm_dt",
+    "ssm_out",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+    "output",
+];
+
+/// What a tensor of the demo model is stored in: rows of `ssm_dt` have 16 elements and fit no block.
+fn expected(tensor: &str, recipe: &str) -> String {
+    let kind = tensor.strip_suffix(".weight").map(|t| t.rsplit('.').next().expect("a part"));
+    let Some(kind) = kind.filter(|k| LINEAR.contains(k)) else { return "f32".to_owned() };
+    let four_bits = recipe == "int4" || recipe.starts_with("q4") || recipe.starts_with("iq4");
+    match (kind, recipe) {
+        ("ssm_dt", "f32" | "bf16") => recipe,
+        ("ssm_dt", _) => "f16",
+        (_, "int8") => "q8_0",
+        ("ssm_x", "int4") => "q8_0",
+        ("token_embd", _) if four_bits => "q6_k",
+        (_, "int4") => "q4_k",
+        _ => recipe,
+    }
+    .to_owned()
+}
+
+#[test]
+fn each_role_gets_the_type_that_its_recipe_says() {
+    let dir = temp();
+    for recipe in ["int8", "int4", "q8_0", "q6_k", "q4_k", "q4_0", "f16", "bf16", "f32"] {
+        let types = types(&quantized(recipe, dir.path()));
+        for (tensor, found) in &types {
+            assert_eq!(*found, expected(tensor, recipe), "--to {recipe}: {tensor}");
+        }
+        assert!(types.len() > 50);
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_fall_back_and_it_is_said() {
+    let dir = temp();
+    let out = dir.path().join("out.gguf");
+    let run = tamborim!["quantize", demo_model(), "--to", "q4_k", "-o", out].succeeds();
+    let line = run.stderr.lines().find(|l| l.contains("16")).expect("a line about rows of 16");
+    assert!(line.contains("q4_k") && line.contains("f16") && line.contains('3'), "{line}");
+    // Rows of 64 are whole blocks of 32.
+    let run = tamborim!["quantize", fixture("lit/samba_gqa2/checkpoint.pth"), "--to", "q4_k", "-o", out].succeeds();
+    let types = types(&out);
+    assert_eq!(types["blk.1.attn_q.weight"], "q8_0");
+    assert!(run.stderr.contains("rows of 64") && run.stderr.contains("q8_0"), "{}", run.stderr);
+}
+
+#[test]
+fn the_first_rule_that_matches_wins() {
+    let dir = temp();
+    let out = dir.path().join("out.gguf");
+    tamborim![
+        "quantize",
+        demo_model(),
+        "--to",
+        "q4_k",
+        "-o",
+        out,
+        "--rule",
+        r"blk\.0\.ffn_(gate|up)=q8_0",
+        "--rule",
+        r"ffn_gate=q6_k",
+        "--rule",
+        "^token_embd=bf16"
+    ]
+    .succeeds();
+    let types = types(&out);
+    assert_eq!(types["blk.0.ffn_gate.weight"], "q8_0");
+    assert_eq!(types["blk.0.ffn_up.weight"], "q8_0");
+    assert_eq!(types["blk.0.ffn_down.weight"], "q4_k");
+    assert_eq!(types["blk.1.ffn_gate.weight"], "q6_k");
+    assert_eq!(types["blk.1.ffn_up.weight"], "q4_k");
+    assert_eq!(types["token_embd.weight"], "bf16");
+}
+
+#[test]
+fn a_rule_leaves_vectors_in_float32() {
+    let dir = temp();
+    let out = dir.path().join("out.gguf");
+    tamborim!["quantize", demo_model(), "--to", "q8_0", "-o", out, "--rule", ".*=q4_0"].succeeds();
+    let types = types(&out);
+    assert_eq!(types["blk.0.attn_norm.weight"], "f32");
+    assert_eq!(types["blk.0.ssm_a"], "f32");
+    assert_eq!(types["blk.0.ffn_up.weight"], "q4_0");
+}
+
+#[test]
+fn bad_rules_and_types_are_refused_by_name() {
+    let dir = temp();
+    let out = dir.path().join("out.gguf");
+    for rule in ["ffn_gate", "ffn_gate=q3_z", "(=q8_0", "no_such_tensor=q8_0", "=", ""] {
+        let run = tamborim!["quantize", demo_model(), "--to", "q4_k", "-o", out, "--rule", rule];
+        assert_eq!(run.failure_problem(), None, "{rule}: {}", run.stderr);
+        assert!(run.stderr.contains("--rule"), "{rule}: {}", run.stderr);
+        assert!(!out.exists());
+    }
+    let run = tamborim!["quantize", demo_model(), "--to", "q3_z", "-o", out];
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("q3_z") && run.stderr.contains("int4"), "{}", run.stderr);
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_foretells_the_size() {
+    let dir = temp();
+    let planned = dir.path().join("planned.gguf");
+    let run = tamborim!["quantize", demo_model(), "--to", "int4", "-o", planned, "--dry-run"].succeeds();
+    assert!(!planned.exists());
+    let (bytes, parameters) = tensor_bytes(&quantized("int4", dir.path()));
+    let total = run.stdout.lines().find(|l| l.starts_with("total ")).expect("a total");
+    let words: Vec<&str> = total.split_whitespace().collect();
+    let unit = match words[2] {
+        "MB" => 1e6,
+        "kB" => 1e3,
+        other => panic!("unit {other}"),
+    };
+    let foretold: f64 = words[1].parse::<f64>().expect("a number") * unit;
+    assert!((foretold / bytes as f64 - 1.0).abs() < 0.005, "{total}: {bytes} bytes");
+    let bits = format!("at {:.3} bits per weight", bytes as f64 * 8.0 / parameters as f64);
+    assert!(total.contains(&bits), "{total}: {bits}");
+    // Every tensor has its line.
+    let file = GgufFile::open(&dir.path().join("int4.gguf")).expect("a GGUF");
+    for tensor in file.tensors().keys() {
+        assert!(run.stdout.lines().any(|l| l.split_whitespace().next() == Some(tensor)), "{tensor}");
+    }
+    // Without an output file too.
+    let again = tamborim!["quantize", demo_model(), "--to", "int4", "--dry-run"].succeeds();
+    assert_eq!(again.stdout, run.stdout);
+}
+
+#[test]
+fn inspect_foretells_the_same_size_as_quantize() {
+    let dir = temp();
+    let weights = tamborim!["inspect", demo_model(), "--json"].succeeds().json()["would_weigh"].clone();
+    for recipe in ["int8", "int4", "q6_k"] {
+        let (bytes, _) = tensor_bytes(&quantized(recipe, dir.path()));
+        assert_eq!(weights[recipe].as_u64(), Some(bytes as u64), "{recipe}: {weights}");
+    }
+}
+
+#[test]
+fn fewer_bits_err_more_in_every_tensor() {
+    let dir = temp();
+    let errors = |recipe: &str| -> BTreeMap<String, (String, f64)> {
+        let candidate = quantized(recipe, dir.path());
+        let report =
+            tamborim!["verify", demo_model(), candidate, "--data", page(), "--tokens", "8", "--json"].succeeds();
+        let rows = report.json()["by_tensor"].as_array().expect("a list").clone();
+        let row = |r: &serde_json::Value| {
+            let text = |k: &str| r[k].as_str().expect("text").to_owned();
+            (text("name"), (text("type"), r["relative_error"].as_f64().expect("a number")))
+        };
+        rows.iter().map(row).collect()
+    };
+    let [q8, q6, q4] = ["q8_0", "q6_k", "q4_k"].map(errors);
+    let mut compared = 0;
+    for (tensor, (format, e4)) in &q4 {
+        if format != "q4_k" {
+            continue;
+        }
+        let (e8, e6) = (q8[tensor].1, q6[tensor].1);
+        assert!(0.0 < e8 && e8 < e6 && e6 < *e4 && *e4 < 0.2, "{tensor}: {e8} {e6} {e4}");
+        // Half a step of 1/127 of each block's largest: about 0.6 % of a bell curve's root mean square.
+        assert!(e8 < 0.01 && e6 < 0.05, "{tensor}: {e8} {e6}");
+        compared += 1;
+    }
+    assert!(compared >= 30, "only {compared} tensors are q4_k");
+}
+
+#[test]
+fn quantizing_a_checkpoint_or_its_gguf_is_the_same() {
+    let dir = temp();
+    let gguf = dir.path().join("model.gguf");
+    tamborim!["convert", demo_model(), "-o", gguf].succeeds();
+    let out = dir.path().join("from-gguf.gguf");
+    tamborim!["quantize", gguf, "--to", "int4", "-o", out].succeeds();
+    let (a, b) = (quantized("int4", dir.path()), out);
+    let [a, b] = [a, b].map(|p| GgufFile::open(&p).expect("a GGUF"));
+    for tensor in a.tensors().keys() {
+        assert_eq!(a.bytes(tensor).expect("bytes"), b.bytes(tensor).expect("bytes"), "{tensor}");
+    }
+}
