@@ -69,19 +69,53 @@ fn a_config_trusts_no_layer_number_of_a_tensor() {
     run("config", format!("{json}\0transformer.h.18446744073709551613.x 1\n").as_bytes());
 }
 
+/// An instance of a class of distributed checkpoints, with its fields.
+fn instance(class: &str, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let module = if class.starts_with('_') { "filesystem" } else { "metadata" };
+    let mut out = format!("ctorch.distributed.checkpoint.{module}\n{class}\n)").into_bytes();
+    out.extend(b"\x81}(");
+    for (name, value) in fields {
+        out.extend([text(name), value.to_vec()].concat());
+    }
+    out.extend(b"ub");
+    out
+}
+
+/// The `.metadata` of a distributed checkpoint with one section, of which `names` tensors are said to be.
+fn metadata_of_one_section(names: usize, length: usize) -> Vec<u8> {
+    let chunk = instance("ChunkStorageMetadata", &[("offsets", b"(K\0K\0t"), ("sizes", b"(K\x03K\x04t")]);
+    let chunks = [b"](", &*chunk, b"e"].concat();
+    let described = instance("TensorStorageMetadata", &[("size", b"(K\x03K\x04t"), ("chunks", &chunks)]);
+    let length = [b"J", &(length as i32).to_le_bytes()[..]].concat();
+    let section =
+        instance("_StorageInfo", &[("relative_path", &text("__0_0.distcp")), ("offset", b"K\0"), ("length", &length)]);
+    let (mut tensors, mut sections) = (b"}(".to_vec(), b"}(".to_vec());
+    for name in 0..names {
+        let name = text(&format!("{name}.weight"));
+        tensors.extend([&*name, b"h\0"].concat());
+        let index = instance("MetadataIndex", &[("fqn", &name), ("offset", b"(K\0K\0t")]);
+        sections.extend([&*index, b"h\x01"].concat());
+    }
+    tensors.extend(b"u");
+    sections.extend(b"u");
+    let root = instance("Metadata", &[("state_dict_metadata", &tensors), ("storage_data", &sections)]);
+    [b"\x80\x02", &*described, b"q\x000", &section, b"q\x010", &root, b"."].concat()
+}
+
 #[test]
 fn sections_of_a_distributed_checkpoint_lie_side_by_side() {
-    // The fixture, with the length of its first section changed to that of its file less the offset.
-    let folder = seeds::fixtures().join("formats/dcp");
-    let copy = tempfile::tempdir().expect("a temporary folder");
-    for name in [".metadata", "__0_0.distcp", "meta.pt"] {
-        std::fs::copy(folder.join(name), copy.path().join(name)).expect("copied");
-    }
-    assert!(open_checkpoint(copy.path()).is_ok());
-    let data = copy.path().join("__0_0.distcp");
-    let bytes = std::fs::read(&data).expect("the data");
-    // Two names for each byte: half of the file serves no purpose of an honest writer.
-    std::fs::write(&data, &bytes[..bytes.len() / 2]).expect("written");
-    let message = open_checkpoint(copy.path()).err().expect("a refusal").to_string();
-    assert!(!message.contains('\n'), "{message}");
+    // A section is what torch.save wrote for a tensor alone.
+    let pickle = seeds::pickle(&[("t", "0", &[3, 4], &[4, 1])]);
+    let pickle = [b"\x80\x02", tensor_of(&pickle), b"."].concat();
+    let section = seeds::zip(&[("archive/data.pkl", &pickle), ("archive/data/0", &[0; 48])]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("__0_0.distcp"), &section).expect("written");
+    let open = |names: usize| {
+        let metadata = metadata_of_one_section(names, section.len());
+        std::fs::write(folder.path().join(".metadata"), metadata).expect("written");
+        open_checkpoint(folder.path()).map(|checkpoint| checkpoint.entries().len()).map_err(|e| e.to_string())
+    };
+    assert_eq!(open(1), Ok(1));
+    let message = open(2).expect_err("a refusal");
+    assert!(message.contains("so that some overlap"), "{message}");
 }

@@ -1,6 +1,7 @@
 //! The configuration of the training code (`lit_gpt.config.Config` of microsoft/Samba, commit ed3ed54): every field, its
 //! default there, and the checks that the code itself leaves to chance.
 
+use crate::error::one_line;
 use crate::{Error, Result, ShapeHints};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -200,7 +201,7 @@ impl Config {
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Config::from_fields(map, hints),
             Ok(other) => Err(Error::Json { reason: format!("expected a JSON object, found {}", kind_of(&other)) }),
-            Err(e) => Err(Error::Json { reason: format!("not valid JSON: {e}") }),
+            Err(e) => Err(Error::Json { reason: one_line(&format!("not valid JSON: {e}")) }),
         }
     }
 
@@ -363,7 +364,7 @@ impl Config {
             [(self.parallel_residual, "parallel_residual"), (self.shared_attention_norm, "shared_attention_norm")]
         {
             if set && self.mlp {
-                return Err(Error::NoForward { name: self.name.clone(), reason: format!("{field} is true") });
+                return Err(Error::NoForward { name: one_line(&self.name), reason: format!("{field} is true") });
             }
         }
         Ok(())

@@ -50,6 +50,23 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// [`Error::Config`] for `field`.
     pub fn config(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {
-        Error::Config { field: field.into(), expected: expected.into(), found: found.to_string() }
+        Error::Config {
+            field: one_line(&field.into()),
+            expected: expected.into(),
+            found: one_line(&found.to_string()),
+        }
     }
+}
+
+/// A text from a file made fit for a message: control characters escaped, a long one cut.
+pub(crate) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut line = String::new();
+    for c in text.chars().take(LONGEST) {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        line.push_str("...");
+    }
+    line
 }

@@ -1,6 +1,7 @@
 //! Plans from Hugging Face's `config.json`: flash-linear-attention's `SambaForCausalLM` and transformers'
 //! `MambaForCausalLM`.
 
+use crate::error::one_line;
 use crate::mixers::{Attention, Mamba, Mixer, Rope, RopeTable, SelectiveScan, SwiGlu};
 use crate::plan::{Block, Branch, Norm, NormKind, Place, Plan};
 use crate::{Error, Result};
@@ -66,7 +67,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Config`] naming the field, [`Error::Json`] where the file is no such object.
     pub fn from_hugging_face(text: &str) -> Result<Plan> {
-        let f: Fields = serde_json::from_str(text).map_err(|e| Error::Json { reason: e.to_string() })?;
+        let f: Fields = serde_json::from_str(text).map_err(|e| Error::Json { reason: one_line(&e.to_string()) })?;
         f.check()?;
         let d = f.hidden_size;
         let d_inner = f.expand * d;

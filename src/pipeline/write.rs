@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use tamborim_converters::SafetensorsWriter;
-use tamborim_converters::gguf::{GgufWriter, write_plan, write_tokenizer};
+use tamborim_converters::gguf::{Architecture, GgufWriter, write_plan, write_tokenizer};
 use tamborim_model::{Naming, TensorSpec, View};
 use tamborim_quant::{Format, Tensor, TensorSource};
 
@@ -39,12 +39,19 @@ pub fn write_gguf(
         writer.metadata.insert("general.quantization_version", 2u32);
     }
     let tokenizer = model.find_tokenizer()?;
-    if let Some(tokenizer) = &tokenizer {
-        write_tokenizer(&mut writer.metadata, tokenizer, source.plan().padded_vocab_size)?;
+    match &tokenizer {
+        Some(t) => write_tokenizer(&mut writer.metadata, t, source.plan().padded_vocab_size)?,
+        // llama.cpp wants to be told.
+        None => drop(writer.metadata.insert("tokenizer.ggml.model", "none")),
     }
+    let architecture = Architecture::of(source.plan());
+    let additions = architecture.additions(source.plan());
     let mut total = 0;
     for (spec, format) in specs.iter().zip(&formats) {
         total += writer.declare(&spec.name, &spec.shape, format.gguf_type())? as u64;
+    }
+    for (name, numbers) in &additions {
+        writer.declare(name, &[numbers.len()], Format::F32.gguf_type())?;
     }
     let progress = Progress::bytes(what, total);
     std::thread::scope(|scope| -> Result<()> {
@@ -64,6 +71,9 @@ pub fn write_gguf(
                 source.release();
                 progress.advance(tensor.bytes.len() as u64);
             }
+            for (name, numbers) in &additions {
+                body.tensor(name, bytemuck::cast_slice(numbers))?;
+            }
             body.finish()?;
             Ok(())
         });
@@ -75,7 +85,7 @@ pub fn write_gguf(
                     .recode(*format, None)
                     .map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into()),
             });
-            match made {
+            match made.map(|t| architecture.store(source.plan(), spec, t)) {
                 // A closed channel means that writing failed, and says why below.
                 Ok(tensor) => {
                     if send.send((spec, tensor)).is_err() {

@@ -10,6 +10,7 @@
 //! Source: ggml `docs/gguf.md` and the checks of its reader, `gguf.cpp`. Shapes here are row-major as in PyTorch, slowest
 //! dimension first: the reverse of `ne`.
 
+mod architecture;
 mod cursor;
 mod metadata;
 mod model;
@@ -21,9 +22,10 @@ mod types;
 mod value;
 mod writer;
 
+pub use architecture::Architecture;
 pub use metadata::{FromValue, Metadata};
 pub use model::GgufModel;
-pub use plan::{architecture, read_plan, write_plan};
+pub use plan::{read_plan, write_plan};
 pub use reader::{GgufFile, TensorInfo};
 pub use tokenizer::{read_tokenizer, write_tokenizer};
 pub use types::GgmlType;

@@ -1,7 +1,7 @@
-//! A GGUF file seen as the model inside it, and writing one.
+//! A GGUF file seen as the model inside it.
 
 use super::plan::read_plan;
-use super::{GgufFile, read_tokenizer};
+use super::{Architecture, GgufFile, TensorInfo, architecture, read_tokenizer};
 use crate::checkpoint::Scalar;
 use crate::error::quoted;
 use crate::finite::first_nonfinite;
@@ -15,6 +15,7 @@ use tamborim_quant::{Format, SourceError, Tensor, TensorSource};
 pub struct GgufModel {
     file: GgufFile,
     plan: Plan,
+    architecture: Architecture,
     allow_nonfinite: bool,
 }
 
@@ -41,10 +42,17 @@ impl GgufModel {
             }
             known.insert(spec.name);
         }
-        if let Some(extra) = file.tensors().keys().find(|k| !known.contains(*k)) {
+        let is_inert = |name: &str, t: &TensorInfo| {
+            let format = Format::from_gguf_type(t.ggml_type.id);
+            file.bytes(name).is_ok_and(|bytes| architecture::is_inert(name, format, bytes))
+        };
+        let mut extra = file.tensors().iter().filter(|(k, t)| !known.contains(*k) && !is_inert(k, t));
+        if let Some((extra, _)) = extra.next() {
             return Err(Error::tensor(file.path(), quoted(extra), "no such tensor in this model", "one in the file"));
         }
-        Ok(GgufModel { file, plan, allow_nonfinite })
+        let name = file.metadata().required::<&str>("general.architecture")?;
+        let architecture = Architecture::from_name(file.path(), name)?;
+        Ok(GgufModel { architecture, file, plan, allow_nonfinite })
     }
 
     /// The container.
@@ -85,7 +93,8 @@ impl GgufModel {
             let expected = "finite numbers (--allow-nonfinite takes any)";
             return Err(Error::tensor(path, &spec.name, expected, format!("{value} at element {index}")));
         }
-        Tensor::new(format, spec.shape.clone(), bytes).map_err(|e| wrong(e.to_string()))
+        let tensor = Tensor::new(format, spec.shape.clone(), bytes).map_err(|e| wrong(e.to_string()))?;
+        Ok(self.architecture.restore(&self.plan, spec, tensor))
     }
 }
 

@@ -2,29 +2,21 @@
 //!
 //! What a block is made of shows in its tensors, so no key repeats it; keys hold what shapes cannot tell.
 
-use super::{GgufFile, Metadata, Value};
+use super::{Architecture, GgufFile, Metadata, Value};
 use crate::error::quoted;
 use crate::{Error, Result};
 use tamborim_model::mixers::{Attention, Gla, Mamba, Mega, Retention, Rope, RopeTable, SelectiveScan, SwiGlu};
 use tamborim_model::{Block, Branch, INNER_NORM_EPS, Mixer, Norm, NormKind, Place, Plan};
 
-/// Architectures read here: ours, and llama.cpp's pure Mamba, whose keys and tensors are the same.
-const ARCHITECTURES: [&str; 2] = ["samba", "mamba"];
+/// Tokens that exist, where the embedding may have more rows.
+const TRUE_VOCABULARY: &str = "tamborim.vocab_size";
 /// Largest number of blocks accepted.
 const MAX_BLOCKS: usize = 4096;
 
-/// `mamba` where llama.cpp's graph of that name is exactly this model, else `samba`.
-pub fn architecture(plan: &Plan) -> &'static str {
-    let is_mamba = plan.final_norm.kind == NormKind::Rms
-        && plan.blocks.iter().all(
-            |b| matches!(b.branches.as_slice(), [Branch { mixer: Mixer::Mamba(m), .. }] if !m.proj_bias && m.scan.conv_bias),
-        );
-    if is_mamba { "mamba" } else { "samba" }
-}
-
 /// Writes the keys of `plan`.
 pub fn write_plan(metadata: &mut Metadata, plan: &Plan) {
-    let arch = architecture(plan);
+    let architecture = Architecture::of(plan);
+    let arch = architecture.name();
     metadata.insert("general.architecture", arch);
     metadata.insert("general.type", "model");
     metadata.insert("general.name", plan.name.as_str());
@@ -32,7 +24,13 @@ pub fn write_plan(metadata: &mut Metadata, plan: &Plan) {
     put.count("block_count", plan.blocks.len());
     put.count("context_length", plan.context_length);
     put.count("embedding_length", plan.d_model);
-    put.count("vocab_size", plan.vocab_size);
+    // llama.cpp expects as many embedding rows as this says; ours may have padding beyond the true vocabulary.
+    let rows = if architecture == Architecture::Samba { plan.vocab_size } else { plan.padded_vocab_size };
+    put.count("vocab_size", rows);
+    put.metadata.insert(TRUE_VOCABULARY, plan.vocab_size as u32);
+    if architecture == Architecture::GraniteSwa {
+        put.float("logit_scale", 1.0);
+    }
     let eps = plan.blocks.first().and_then(|b| b.branches.last()).map_or(plan.final_norm, |b| b.norm).eps;
     match plan.final_norm.kind {
         NormKind::Rms => put.float("attention.layer_norm_rms_epsilon", eps.max(plan.final_norm.eps)),
@@ -140,11 +138,8 @@ impl Keys<'_> {
 pub fn read_plan(file: &GgufFile) -> Result<Plan> {
     let metadata = file.metadata();
     let arch = metadata.required::<&str>("general.architecture")?;
-    if !ARCHITECTURES.contains(&arch) {
-        let reason = format!("architecture \"{}\" cannot be read: only {}", quoted(arch), ARCHITECTURES.join(", "));
-        return Err(Error::Unsupported { path: file.path().to_owned(), reason });
-    }
-    let r = Reader { file, arch };
+    let architecture = Architecture::from_name(file.path(), arch)?;
+    let r = Reader { file, arch, architecture };
     let embedding = r.shape("token_embd.weight")?;
     let [rows, d_model] = embedding else {
         return Err(Error::tensor(file.path(), "token_embd.weight", "two dimensions", format!("{embedding:?}")));
@@ -162,7 +157,10 @@ pub fn read_plan(file: &GgufFile) -> Result<Plan> {
     }
     let norm = Norm { kind, eps };
     let blocks = (0..n).map(|i| r.block(i, n, norm)).collect::<Result<Vec<_>>>()?;
-    let vocab_size = r.count("vocab_size", Some(*rows))?;
+    let vocab_size = match metadata.optional(TRUE_VOCABULARY)? {
+        Some(n) => n,
+        None => r.count("vocab_size", Some(*rows))?,
+    };
     if vocab_size == 0 || vocab_size > *rows {
         return Err(metadata.wrong(
             &r.key("vocab_size"),
@@ -194,6 +192,7 @@ fn only_mamba(mut blocks: Vec<Block>) -> Vec<Block> {
 struct Reader<'f> {
     file: &'f GgufFile,
     arch: &'f str,
+    architecture: Architecture,
 }
 
 impl<'f> Reader<'f> {
@@ -318,8 +317,10 @@ impl<'f> Reader<'f> {
             }
         };
         let table = match metadata.optional::<&str>(&self.key("rope.table_type"))? {
-            None | Some("bf16") => RopeTable::Bf16,
-            Some("f32") => RopeTable::F32,
+            // The training code's table; what llama.cpp's own architectures were trained with is float32.
+            None if self.architecture == Architecture::Samba => RopeTable::Bf16,
+            Some("bf16") => RopeTable::Bf16,
+            None | Some("f32") => RopeTable::F32,
             Some(other) => return Err(metadata.wrong(&self.key("rope.table_type"), "bf16 or f32", quoted(other))),
         };
         let rope =

@@ -1,6 +1,7 @@
 //! Pieces by text, checked.
 
 use super::{PieceType, Pieces};
+use crate::error::one_line;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
@@ -74,7 +75,7 @@ impl Vocabulary {
             if kind == PieceType::Byte {
                 match byte_of(token) {
                     Some(b) => bytes[usize::from(b)] = Some(id),
-                    None => return wrong("byte pieces <0x00> to <0xFF>", format!("{token:?} at piece {id}")),
+                    None => return wrong("byte pieces <0x00> to <0xFF>", format!("`{}` at piece {id}", one_line(token))),
                 }
             }
         }
