@@ -10,7 +10,7 @@ use std::time::Duration;
 use targets::{TARGETS, seeds};
 
 /// Damaged files per target.
-const INPUTS: usize = 2500;
+const INPUTS: usize = 2000;
 /// No input of this size takes more than some milliseconds; a loaded machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 

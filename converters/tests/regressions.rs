@@ -7,6 +7,7 @@
 mod targets;
 
 use tamborim_converters::{fuzz, open_checkpoint};
+use tamborim_model::tokenizer::Tokenizer;
 use targets::{run, seeds};
 
 /// BINUNICODE.
@@ -67,6 +68,16 @@ fn a_long_text_is_no_fact_however_many_keys_have_it() {
 fn a_config_trusts_no_layer_number_of_a_tensor() {
     let json = r#"{"n_head":2,"_mlp_class":"LLaMAMLP","parallel_residual":false,"intermediate_size":8}"#;
     run("config", format!("{json}\0transformer.h.18446744073709551613.x 1\n").as_bytes());
+}
+
+#[test]
+fn a_character_map_cannot_make_a_book_of_each_letter() {
+    let map = seeds::character_map(&[b'a'; 257]);
+    let unknown = [seeds::field(0x0a, b"<unk>"), vec![0x18, 2]].concat();
+    let file = [seeds::field(0x0a, &unknown), seeds::field(0x1a, &seeds::field(0x12, &map))].concat();
+    run("tokenizer", &file);
+    let message = Tokenizer::from_sentencepiece(&file).expect_err("a refusal").to_string();
+    assert!(message.contains("found one of 257"), "{message}");
 }
 
 /// An instance of a class of distributed checkpoints, with its fields.

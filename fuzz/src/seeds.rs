@@ -234,7 +234,7 @@ fn ggufs() -> Vec<Vec<u8>> {
 }
 
 /// A field of a protobuf message that holds bytes.
-fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+pub fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     let mut n = bytes.len();
     while n > 127 {
@@ -268,8 +268,22 @@ fn small_tokenizer(kind: u8, bytes: bool) -> Vec<u8> {
     }
     piece("</s", 0.0, 4);
     out.extend(field(0x12, &[0x18, kind, 0x98, 2, u8::from(bytes)]));
-    out.extend(field(0x1a, &[0x18, 1, 0x20, 0, 0x28, 1]));
+    let mut normalizer = vec![0x18, 1, 0x20, 0, 0x28, 1];
+    if !bytes {
+        normalizer.extend(field(0x12, &character_map(b"bb")));
+    }
+    out.extend(field(0x1a, &normalizer));
     out
+}
+
+/// A compiled character map with one rule: `a` becomes `replacement`.
+pub fn character_map(replacement: &[u8]) -> Vec<u8> {
+    let mut units = [0u32; 0x81];
+    // The root's child at 0 ^ 0x61 has a leaf at 0x61 ^ 0xe1; the leaf's value is 0.
+    units[0x61] = 0xe1 << 10 | 1 << 8 | 0x61;
+    units[0x80] = 1 << 31;
+    let units: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    [&(units.len() as u32).to_le_bytes()[..], &units, replacement, b"\0"].concat()
 }
 
 fn tokenizers() -> Vec<Vec<u8>> {

@@ -50,11 +50,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// [`Error::Config`] for `field`.
     pub fn config(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {
-        Error::Config {
-            field: one_line(&field.into()),
-            expected: expected.into(),
-            found: one_line(&found.to_string()),
-        }
+        Error::Config { field: one_line(&field.into()), expected: expected.into(), found: one_line(&found.to_string()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The 46 named configurations of the training code (`lit_gpt/config.py` of microsoft/Samba at ed3ed54).
 
+use crate::error::one_line;
 use crate::{Config, Error, Result, ShapeHints};
 use serde_json::{Map, Value, json};
 
@@ -124,7 +125,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn config(name: &str) -> Result<Config> {
     match TABLE.iter().find(|row| row.0 == name) {
         Some(row) => Config::from_fields(row.fields(), &ShapeHints::default()),
-        None => Err(Error::UnknownName { name: name.to_owned(), close: closest(name).join(", ") }),
+        None => Err(Error::UnknownName { name: one_line(name), close: closest(name).join(", ") }),
     }
 }
 

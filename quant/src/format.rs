@@ -72,10 +72,20 @@ formats! {
     Q8_0 = q8_0, "q8_0", 8, 7;
     /// 4-bit levels, a scale per 32 elements: 4.5 bits per weight.
     Q4_0 = q4_0, "q4_0", 2, 2;
+    /// 4-bit levels, a scale and a minimum per 32 elements: 5 bits per weight.
+    Q4_1 = q4_1, "q4_1", 3, 3;
+    /// 5-bit levels, a scale per 32 elements: 5.5 bits per weight.
+    Q5_0 = q5_0, "q5_0", 6, 8;
     /// 4-bit levels, a 6-bit scale and minimum per 32 elements: 4.5 bits per weight.
     Q4K = q4_k, "q4_k", 12, 14;
+    /// 5-bit levels, a 6-bit scale and minimum per 32 elements: 5.5 bits per weight.
+    Q5K = q5_k, "q5_k", 13, 16;
     /// 6-bit levels, an 8-bit scale per 16 elements: 6.5625 bits per weight.
     Q6K = q6_k, "q6_k", 14, 18;
+    /// 16 levels denser around zero, a scale per 32 elements: 4.5 bits per weight.
+    Iq4Nl = iq4_nl, "iq4_nl", 20, 25;
+    /// 16 levels denser around zero, a 6-bit scale per 32 elements: 4.25 bits per weight.
+    Iq4Xs = iq4_xs, "iq4_xs", 23, 30;
 }
 
 /// Elements that one parallel task encodes or decodes, about: large against a task's cost, small against a cache.

@@ -6,6 +6,7 @@
 //! (`lanes.rs`). Every decoder and encoder is compiled for several instruction sets (`simd.rs`) with equal results, bit
 //! for bit: bytes depend neither on the machine nor on the thread count.
 
+mod codebook;
 mod error;
 mod float16;
 mod format;

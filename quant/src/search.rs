@@ -1,8 +1,11 @@
 //! Weighted least-squares searches for the scale, or scale and minimum, of groups of numbers.
 //!
 //! All work on `N` groups of `LEN` elements: `x[i]` holds element `i` of every group and `w[i]` its weight. Errors are
-//! `sum w (x - scale q)^2`, or with a minimum `sum w (x - (scale q - minimum))^2`. Each candidate assigns integer levels
-//! `q`, for which the best scale has a closed form; the candidate that explains most of the weighted energy wins.
+//! `sum w (x - scale q)^2`, or with a minimum `sum w (x - (scale q - minimum))^2`. Each candidate assigns levels `q`,
+//! for which the best scale has a closed form; the candidate that explains most of the weighted energy wins.
+
+pub(crate) mod minimums;
+pub(crate) mod scales;
 
 use crate::lanes::{Lanes, load};
 
@@ -20,7 +23,13 @@ pub(crate) const fn steps<const N: usize>(first: f32, step: f32) -> [f32; N] {
     candidates
 }
 
-/// The integer levels of a format.
+/// The numbers that a format can hold under a scale of 1.
+pub(crate) trait Grid: Copy {
+    /// The number nearest to `x * inverse`.
+    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N>;
+}
+
+/// All integers between two.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Levels {
     /// Least level.
@@ -29,10 +38,9 @@ pub(crate) struct Levels {
     pub(crate) high: f32,
 }
 
-impl Levels {
-    /// The level nearest to `x * inverse`.
+impl Grid for Levels {
     #[inline(always)]
-    pub(crate) fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
         (x * inverse).clamp(self.low, self.high).round()
     }
 }
@@ -53,13 +61,13 @@ pub(crate) struct Fit<const N: usize> {
 pub(crate) fn fit<const N: usize, const LEN: usize>(
     x: &[Lanes<N>; LEN],
     w: &[Lanes<N>; LEN],
-    levels: Levels,
+    grid: impl Grid,
     scale: Lanes<N>,
 ) -> Fit<N> {
     let inverse = Lanes::splat(1.0).div_or_zero(scale);
     let mut fit = Fit { error: Lanes::ZERO, qx: Lanes::ZERO, qq: Lanes::ZERO };
     for i in 0..LEN {
-        let q = levels.nearest(x[i], inverse);
+        let q = grid.nearest(x[i], inverse);
         let e = x[i] - scale * q;
         fit.error = fit.error + w[i] * e * e;
         let wq = w[i] * q;
@@ -92,7 +100,7 @@ pub(crate) fn start_scale<const N: usize, const LEN: usize>(x: &[Lanes<N>; LEN],
 pub(crate) fn scale<const N: usize, const LEN: usize>(
     x: &[Lanes<N>; LEN],
     w: &[Lanes<N>; LEN],
-    levels: Levels,
+    grid: impl Grid,
     tries: &[f32],
 ) -> Lanes<N> {
     let unit = Lanes::splat(1.0).div_or_zero(extreme(x));
@@ -101,7 +109,7 @@ pub(crate) fn scale<const N: usize, const LEN: usize>(
         let inverse = unit * Lanes::splat(*level);
         let (mut qx, mut qq) = (Lanes::ZERO, Lanes::ZERO);
         for i in 0..LEN {
-            let q = levels.nearest(x[i], inverse);
+            let q = grid.nearest(x[i], inverse);
             let wq = w[i] * q;
             qx = qx + wq * x[i];
             qq = qq + wq * q;
@@ -119,23 +127,24 @@ pub(crate) fn scale<const N: usize, const LEN: usize>(
 pub(crate) fn refine<const N: usize, const LEN: usize>(
     x: &[Lanes<N>; LEN],
     w: &[Lanes<N>; LEN],
-    levels: Levels,
+    grid: impl Grid,
     start: Lanes<N>,
     passes: usize,
 ) -> Lanes<N> {
     let mut best_scale = start.to_f16_grid();
-    let mut last = fit(x, w, levels, best_scale);
+    let mut last = fit(x, w, grid, best_scale);
     let mut best = last.error;
     for _ in 0..passes {
         let scale = last.qx.div_or_zero(last.qq).to_f16_grid();
-        last = fit(x, w, levels, scale);
+        last = fit(x, w, grid, scale);
         best_scale = Lanes::if_less(last.error, best, scale, best_scale);
         best = best.min(last.error);
     }
     best_scale
 }
 
-/// Least-squares scale and minimum: `x = scale q - minimum` with levels `0..=high` and a minimum of at least 0.
+/// Least-squares scale and minimum: `x = scale q - minimum` with levels `0..=high`. The minimum is at least 0, unless
+/// `any_sign`.
 ///
 /// Tries `(high + offset) / (largest - least)` as inverse scales, for each of `offsets`.
 #[inline(always)]
@@ -143,6 +152,7 @@ pub(crate) fn scale_and_minimum<const N: usize, const LEN: usize>(
     x: &[Lanes<N>; LEN],
     w: &[Lanes<N>; LEN],
     high: f32,
+    any_sign: bool,
     offsets: &[f32],
 ) -> (Lanes<N>, Lanes<N>) {
     let (mut least, mut largest) = (Lanes::ZERO, x[0]);
@@ -175,7 +185,8 @@ pub(crate) fn scale_and_minimum<const N: usize, const LEN: usize>(
         let scale = (sum_w * qx - sum_x * q1).div_or_zero(determinant);
         let offset = (q2 * sum_x - q1 * qx).div_or_zero(determinant);
         // A positive offset cannot be stored: the best is then none.
-        let alone = Lanes::if_less(Lanes::ZERO, offset, Lanes::ZERO, determinant);
+        let unfit = if any_sign { Lanes::ZERO } else { offset };
+        let alone = Lanes::if_less(Lanes::ZERO, unfit, Lanes::ZERO, determinant);
         let scale = Lanes::if_less(Lanes::ZERO, alone, scale, qx.div_or_zero(q2));
         let offset = Lanes::if_less(Lanes::ZERO, alone, offset, Lanes::ZERO);
         let explained = scale * qx + offset * sum_x;

@@ -16,8 +16,20 @@ fn formats_are_found_by_name_and_number() {
 
 #[test]
 fn sizes_are_those_of_ggml() {
-    let sizes =
-        [("f32", 1024), ("f16", 512), ("bf16", 512), ("q8_0", 272), ("q4_0", 144), ("q4_k", 144), ("q6_k", 210)];
+    let sizes = [
+        ("f32", 1024),
+        ("f16", 512),
+        ("bf16", 512),
+        ("q8_0", 272),
+        ("q4_0", 144),
+        ("q4_1", 160),
+        ("q5_0", 176),
+        ("q4_k", 144),
+        ("q5_k", 176),
+        ("q6_k", 210),
+        ("iq4_nl", 144),
+        ("iq4_xs", 136),
+    ];
     for (name, bytes) in sizes {
         assert_eq!(Format::from_name(name).unwrap().row_bytes(256), Some(bytes), "{name}");
     }

@@ -62,7 +62,7 @@ pub fn compare(
         positions,
         context,
         seconds,
-        kld: summary.kld.into(),
+        kld: summary.kld,
         top1_agreement: summary.top1_agreement,
         top5_agreement: summary.top5_agreement,
         perplexity: Perplexity {

@@ -14,25 +14,6 @@ pub struct ModelFacts {
     pub bytes: u64,
 }
 
-/// KL(reference || candidate) in nats.
-#[derive(Serialize)]
-pub struct Kld {
-    pub mean: f64,
-    pub stderr: f64,
-    pub median: f64,
-    pub p90: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
-}
-
-impl From<Spread> for Kld {
-    fn from(s: Spread) -> Kld {
-        let Spread { mean, stderr, median, p90, p99, p999, max } = s;
-        Kld { mean, stderr, median, p90, p99, p999, max }
-    }
-}
-
 #[derive(Serialize)]
 pub struct Perplexity {
     pub reference: f64,
@@ -117,7 +98,8 @@ pub struct Report {
     pub positions: usize,
     pub context: usize,
     pub seconds: f64,
-    pub kld: Kld,
+    /// KL(reference || candidate) in nats.
+    pub kld: Spread,
     pub top1_agreement: f64,
     pub top5_agreement: f64,
     pub perplexity: Perplexity,

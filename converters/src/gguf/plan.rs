@@ -31,9 +31,8 @@ pub fn write_plan(metadata: &mut Metadata, plan: &Plan) {
     if architecture == Architecture::GraniteSwa {
         put.float("logit_scale", 1.0);
     }
-    let eps = plan.blocks.first().and_then(|b| b.branches.last()).map_or(plan.final_norm, |b| b.norm).eps;
     match plan.final_norm.kind {
-        NormKind::Rms => put.float("attention.layer_norm_rms_epsilon", eps.max(plan.final_norm.eps)),
+        NormKind::Rms => put.float("attention.layer_norm_rms_epsilon", plan.final_norm.eps),
         NormKind::Layer => put.float("attention.layer_norm_epsilon", plan.final_norm.eps),
     }
     let mixers = || plan.blocks.iter().flat_map(|b| &b.branches).map(|b| (b.place, &b.mixer));

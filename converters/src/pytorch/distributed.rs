@@ -114,8 +114,9 @@ struct Files<'p> {
 }
 
 impl Files<'_> {
-    /// The file in which a section of `length` bytes is to be opened.
-    fn get(&mut self, name: &str, length: usize) -> Result<(usize, &Mapped)> {
+    /// The file in which a section is to be opened. The section may reach beyond its end.
+    fn get(&mut self, section: &Section<'_>) -> Result<(usize, &Mapped)> {
+        let name = section.file;
         let index = match self.opened.get_index_of(name) {
             Some(index) => index,
             None => {
@@ -125,7 +126,8 @@ impl Files<'_> {
         };
         let file = &self.opened[index];
         // Sections lie side by side. Were one opened for every name, the time would be quadratic.
-        self.used[index] = self.used[index].saturating_add(length);
+        let inside = section.offset.checked_add(section.length).is_some_and(|end| end <= file.len());
+        self.used[index] = self.used[index].saturating_add(if inside { section.length } else { 0 });
         if self.used[index] > file.len() {
             let expected = format!("sections of at most {} bytes together", file.len());
             return Err(Error::damaged(&self.folder.join(name), "file", expected, "more, so that some overlap"));
@@ -239,7 +241,7 @@ impl Metadata<'_, '_> {
         let section = section.ok_or_else(|| tensor_error(Mismatch::new(format!("a section for {at:?}"), "none")))?;
         names::check_file(self.path, section.file)?;
         let path = files.folder.join(section.file);
-        let (index, file) = files.get(section.file, section.length)?;
+        let (index, file) = files.get(section)?;
         let prefix = format!("{} at {}, ", quoted(key), section.offset);
         let archive = Archive::open(&path, file, section.offset, section.length, &prefix)?;
         let bytes = archive.pickle(&path, file)?;

@@ -1,6 +1,7 @@
 //! Causal softmax attention over carried keys and values, in a sliding window or over everything.
 
 use super::Rows;
+use super::matmul::{Matrix, product};
 use super::simd::{LANES, dispatch, exp};
 use rayon::prelude::*;
 
@@ -66,15 +67,8 @@ pub fn attend(q: &Rows, kv: &KeyValues, shape: Shape) -> Rows {
         for head in 0..heads {
             let kv_at = oldest * kv_cols + head / (heads / groups) * head_dim;
             let q_at = first * q.cols + head * head_dim;
-            product(
-                &mut scores,
-                keys,
-                &q.data[q_at..],
-                [q.cols, 1],
-                &kv.keys[kv_at..],
-                [1, kv_cols],
-                [count, keys, head_dim],
-            );
+            let (k, v) = (Matrix::new(&kv.keys[kv_at..], kv_cols), Matrix::new(&kv.values[kv_at..], kv_cols));
+            product(&mut scores, keys, Matrix::new(&q.data[q_at..], q.cols), k.transposed(), [count, keys, head_dim]);
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let last = before + first + i + 1 - oldest;
                 let begin = window.map_or(0, |w| last.saturating_sub(w));
@@ -82,49 +76,10 @@ pub fn attend(q: &Rows, kv: &KeyValues, shape: Shape) -> Rows {
                 row[last..].fill(0.0);
                 softmax(&mut row[begin..last], scale);
             }
-            product(
-                &mut out[head * head_dim..],
-                q.cols,
-                &scores,
-                [keys, 1],
-                &kv.values[kv_at..],
-                [kv_cols, 1],
-                [count, head_dim, keys],
-            );
+            product(&mut out[head * head_dim..], q.cols, Matrix::new(&scores, keys), v, [count, head_dim, keys]);
         }
     });
     out
-}
-
-/// `c = a b` for matrices given by (row stride, column stride); `c` has unit column stride; `[m, n, k]` as in BLAS.
-fn product(c: &mut [f32], c_rows: usize, a: &[f32], a_at: [usize; 2], b: &[f32], b_at: [usize; 2], size: [usize; 3]) {
-    let [m, n, k] = size;
-    let reach = |rows: usize, cols: usize, at: [usize; 2]| (rows - 1) * at[0] + (cols - 1) * at[1];
-    assert!(reach(m, n, [c_rows, 1]) < c.len() && reach(m, k, a_at) < a.len() && reach(k, n, b_at) < b.len());
-    // SAFETY: the last element of each matrix was just checked to be inside its slice; `c` is borrowed mutably.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            c_rows as isize,
-            false,
-            a.as_ptr(),
-            a_at[1] as isize,
-            a_at[0] as isize,
-            b.as_ptr(),
-            b_at[1] as isize,
-            b_at[0] as isize,
-            0.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 dispatch! {

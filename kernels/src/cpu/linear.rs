@@ -1,6 +1,7 @@
 //! `y = x W^T + b` with W in any format: rows of W are decoded into a small float32 panel in front of each product.
 
 use super::Rows;
+use super::matmul::{Matrix, product_into};
 use super::simd::dot;
 use rayon::prelude::*;
 use tamborim_quant::Tensor;
@@ -78,31 +79,9 @@ impl<'a> Linear<'a> {
     fn gemm_panel(&self, x: &Rows, first: usize, count: usize, scratch: &mut Vec<f32>, out: &SharedColumns) {
         let (tokens, k) = (x.rows(), x.cols);
         let w = self.decoded(first, count, scratch);
-        // SAFETY: x is tokens * k, w is count * k numbers; the output columns `first .. first + count` of all rows belong
-        // to this task alone and lie inside the output; strides are those of row-major matrices, W transposed.
-        unsafe {
-            gemm::gemm(
-                tokens,
-                count,
-                k,
-                out.at(0, first),
-                1,
-                out.stride as isize,
-                false,
-                x.data.as_ptr(),
-                1,
-                k as isize,
-                w.as_ptr(),
-                k as isize,
-                1,
-                0.0f32,
-                1.0f32,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        let (x, w) = (Matrix::new(&x.data, k), Matrix::new(w, k).transposed());
+        // SAFETY: the output columns `first .. first + count` of all rows belong to this task alone, inside the output.
+        unsafe { product_into(out.at(0, first), out.stride, x, w, [tokens, count, k]) };
     }
 
     /// Rows `first .. first + count` of W as float32: the stored ones where they are that already, else decoded.

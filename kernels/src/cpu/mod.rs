@@ -4,6 +4,7 @@ pub mod attention;
 pub mod conv;
 pub mod elementwise;
 pub mod linear;
+pub mod matmul;
 pub mod norm;
 pub mod recurrence;
 pub mod rope;

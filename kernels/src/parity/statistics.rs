@@ -1,7 +1,7 @@
 use super::Distance;
 
 /// How a number is spread over positions. Quantiles interpolate linearly between neighbours, as numpy's do.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,

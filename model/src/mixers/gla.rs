@@ -1,4 +1,4 @@
-use super::{Part, part};
+use super::{Part, part, retention::linear_attention};
 use crate::tensor::Role;
 
 /// Gated linear attention (arXiv 2312.06635): `S = diag(a) S + k v^T`, `o = S^T q / sqrt(dk)`,
@@ -21,19 +21,14 @@ impl Gla {
     }
 
     pub(crate) fn parts(&self, d_model: usize) -> Vec<Part> {
-        let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
-        [
-            part(Role::AttnQ, "attn_q.weight", "q_proj.weight", &[keys, d_model]),
-            part(Role::AttnK, "attn_k.weight", "k_proj.weight", &[keys, d_model]),
-            part(Role::AttnV, "attn_v.weight", "v_proj.weight", &[values, d_model]),
-            part(Role::AttnGate, "attn_gate.weight", "g_proj.weight", &[values, d_model]),
-            part(Role::AttnDecay, "attn_decay_a.weight", "gk_proj.0.weight", &[self.decay_rank, d_model]),
-            part(Role::AttnDecay, "attn_decay_b.weight", "gk_proj.1.weight", &[keys, self.decay_rank]),
+        let Self { heads, key_dim, value_dim, decay_rank } = *self;
+        let keys = heads * key_dim;
+        let mut parts = Vec::from(linear_attention(keys, heads * value_dim, value_dim, d_model));
+        parts.extend([
+            part(Role::AttnDecay, "attn_decay_a.weight", "gk_proj.0.weight", &[decay_rank, d_model]),
+            part(Role::AttnDecay, "attn_decay_b.weight", "gk_proj.1.weight", &[keys, decay_rank]),
             part(Role::Bias, "attn_decay_b.bias", "gk_proj.1.bias", &[keys]),
-            part(Role::Norm, "attn_sub_norm.weight", "g_norm_swish_gate.weight", &[self.value_dim]),
-            part(Role::AttnOutput, "attn_output.weight", "o_proj.weight", &[d_model, values]),
-        ]
-        .map(Part::lit_only)
-        .into()
+        ]);
+        parts.into_iter().map(Part::lit_only).collect()
     }
 }

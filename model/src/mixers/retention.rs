@@ -19,16 +19,19 @@ impl Retention {
     }
 
     pub(crate) fn parts(&self, d_model: usize) -> Vec<Part> {
-        let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
-        [
-            part(Role::AttnQ, "attn_q.weight", "q_proj.weight", &[keys, d_model]),
-            part(Role::AttnK, "attn_k.weight", "k_proj.weight", &[keys, d_model]),
-            part(Role::AttnV, "attn_v.weight", "v_proj.weight", &[values, d_model]),
-            part(Role::AttnGate, "attn_gate.weight", "g_proj.weight", &[values, d_model]),
-            part(Role::Norm, "attn_sub_norm.weight", "g_norm_swish_gate.weight", &[self.value_dim]),
-            part(Role::AttnOutput, "attn_output.weight", "o_proj.weight", &[d_model, values]),
-        ]
-        .map(Part::lit_only)
-        .into()
+        let Self { heads, key_dim, value_dim } = *self;
+        linear_attention(heads * key_dim, heads * value_dim, value_dim, d_model).map(Part::lit_only).into()
     }
+}
+
+/// Tensors of every linear attention: projections, output gate, norm per head. `keys` and `values`: channels of all heads.
+pub(super) fn linear_attention(keys: usize, values: usize, value_dim: usize, d_model: usize) -> [Part; 6] {
+    [
+        part(Role::AttnQ, "attn_q.weight", "q_proj.weight", &[keys, d_model]),
+        part(Role::AttnK, "attn_k.weight", "k_proj.weight", &[keys, d_model]),
+        part(Role::AttnV, "attn_v.weight", "v_proj.weight", &[values, d_model]),
+        part(Role::AttnGate, "attn_gate.weight", "g_proj.weight", &[values, d_model]),
+        part(Role::Norm, "attn_sub_norm.weight", "g_norm_swish_gate.weight", &[value_dim]),
+        part(Role::AttnOutput, "attn_output.weight", "o_proj.weight", &[d_model, values]),
+    ]
 }

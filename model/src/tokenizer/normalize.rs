@@ -6,6 +6,9 @@ use crate::{Error, Result};
 /// U+2581, what a space is written as inside pieces.
 pub(super) const SPACE: &str = "\u{2581}";
 
+/// The longest replacement of a character map; Unicode's longest (of U+FDFA) takes 33 bytes.
+const LONGEST_REPLACEMENT: usize = 256;
+
 #[derive(Clone, Debug)]
 pub(super) struct Normalizer {
     map: Option<CharacterMap>,
@@ -156,6 +159,11 @@ impl CharacterMap {
             let found = format!("{} bytes that do not hold one", blob.len());
             return Err(Error::Tokenizer { expected: "a character map of SentencePiece".into(), found });
         };
+        // Text may match a rule at every character: a long replacement would make it of any size.
+        if let Some(long) = replacements.split(|&byte| byte == 0).map(<[u8]>::len).find(|&n| n > LONGEST_REPLACEMENT) {
+            let expected = format!("a character map with replacements of at most {LONGEST_REPLACEMENT} bytes");
+            return Err(Error::Tokenizer { expected, found: format!("one of {long}") });
+        }
         let units = units.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
         Ok(CharacterMap { units, replacements: replacements.to_vec() })
     }

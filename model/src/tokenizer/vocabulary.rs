@@ -75,7 +75,9 @@ impl Vocabulary {
             if kind == PieceType::Byte {
                 match byte_of(token) {
                     Some(b) => bytes[usize::from(b)] = Some(id),
-                    None => return wrong("byte pieces <0x00> to <0xFF>", format!("`{}` at piece {id}", one_line(token))),
+                    None => {
+                        return wrong("byte pieces <0x00> to <0xFF>", format!("`{}` at piece {id}", one_line(token)));
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Levels, mean_square, refine, scale, steps, weights};
+use crate::search::{Grid, Levels, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 32;

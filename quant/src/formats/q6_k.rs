@@ -16,7 +16,8 @@
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Fit, Levels, fit, scale, weights};
+use crate::search::scales::Scales;
+use crate::search::{Grid, Levels, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 256;
@@ -26,6 +27,7 @@ pub(crate) const BLOCK_BYTES: usize = 210;
 const SUBS: usize = 16;
 const SUB_LEN: usize = 16;
 const LEVELS: Levels = Levels { low: -32.0, high: 31.0 };
+const SUB_SCALES: Levels = Levels { low: -128.0, high: 127.0 };
 const LIMIT: f32 = F16_MAX * 128.0 * 32.0;
 /// Levels to which the element of largest magnitude may go.
 const TRIES: [f32; 8] = [-33.2, -32.6, -32.0, -31.5, -31.0, -30.5, 31.0, 31.5];
@@ -58,45 +60,6 @@ fn decode_body(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A super-block's scale (as stored), its sub-blocks' integer scales, and what they amount to.
-#[derive(Copy, Clone)]
-struct Scales {
-    d: f32,
-    sub: Lanes<SUBS>,
-    fit: Fit<SUBS>,
-}
-
-type Group = [Lanes<SUBS>; SUB_LEN];
-
-impl Scales {
-    /// Integer scales under `d` nearest to `wanted`, or one beside it where that turns out better.
-    #[inline(always)]
-    fn choose(x: &Group, w: &Group, d: f32, wanted: Lanes<SUBS>) -> Scales {
-        let d = Lanes::<SUBS>::splat(d).to_f16_grid();
-        let nearest = wanted.div_or_zero(d).clamp(-128.0, 127.0).round();
-        let mut best = Scales { d: d.0[0], sub: nearest, fit: fit(x, w, LEVELS, d * nearest) };
-        for step in [-1.0, 1.0] {
-            let sub = (nearest + Lanes::splat(step)).clamp(-128.0, 127.0);
-            let other = fit(x, w, LEVELS, d * sub);
-            let (old, new) = (best.fit.error, other.error);
-            best.sub = Lanes::if_less(new, old, sub, best.sub);
-            best.fit.qx = Lanes::if_less(new, old, other.qx, best.fit.qx);
-            best.fit.qq = Lanes::if_less(new, old, other.qq, best.fit.qq);
-            best.fit.error = new.min(old);
-        }
-        best
-    }
-
-    /// The same after a least-squares refit of `d` to the levels, if that is better.
-    #[inline(always)]
-    fn refit(self, x: &Group, w: &Group) -> Scales {
-        let d = Lanes([(self.sub * self.fit.qx).sum()]).div_or_zero(Lanes([(self.sub * self.sub * self.fit.qq).sum()]));
-        let wanted = self.fit.qx.div_or_zero(self.fit.qq);
-        let other = Scales::choose(x, w, d.0[0], wanted);
-        if other.fit.error.sum() < self.fit.error.sum() { other } else { self }
-    }
-}
-
 #[inline(always)]
 fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     for (b, (values, block)) in
@@ -104,15 +67,13 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     {
         let x = load::<SUBS, SUB_LEN>(values, LIMIT);
         let w = weights(&x, importance.map(|a| &a[b * BLOCK_LEN..(b + 1) * BLOCK_LEN]), None);
-        let wanted = scale(&x, &w, LEVELS, &TRIES);
-        let scales = Scales::choose(&x, &w, wanted.largest() / -128.0, wanted).refit(&x, &w);
-        pack(&x, &scales, block);
+        pack(&x, Scales::search(&x, &w, LEVELS, SUB_SCALES, &TRIES), block);
     }
 }
 
 #[inline(always)]
-fn pack(x: &Group, scales: &Scales, block: &mut [u8; BLOCK_BYTES]) {
-    let inverse = Lanes::splat(1.0).div_or_zero(Lanes::splat(scales.d) * scales.sub);
+fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS>, block: &mut [u8; BLOCK_BYTES]) {
+    let inverse = scales.inverse();
     let q = store(x, |x| LEVELS.nearest(x, inverse));
     let q = q.as_flattened();
     for h in 0..2 {

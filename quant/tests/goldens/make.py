@@ -15,8 +15,10 @@ import numpy as np
 from gguf import GGMLQuantizationType as T
 
 HERE = Path(__file__).parent
-TYPES = {T.F32: 512, T.F16: 4096, T.BF16: 4096, T.Q8_0: 160, T.Q4_0: 160, T.Q4_K: 40, T.Q6_K: 40}
-SCALES = {T.Q8_0: [0], T.Q4_0: [0], T.Q4_K: [0, 2], T.Q6_K: [208]}  # byte offsets of f16 scales
+TYPES = {T.F32: 512, T.F16: 4096, T.BF16: 4096, T.Q8_0: 160, T.Q4_0: 160, T.Q4_1: 160, T.Q5_0: 160, T.Q4_K: 40, T.Q5_K: 24,
+         T.Q6_K: 40, T.IQ4_NL: 160, T.IQ4_XS: 24}
+SCALES = {T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+          T.IQ4_NL: [0], T.IQ4_XS: [0]}  # byte offsets of f16 scales
 ROWS, COLS = 64, 1024
 
 

@@ -1,0 +1,48 @@
+//! The sixteen levels of `iq4_nl` and `iq4_xs`: denser around zero, where weights are. Source: `kvalues_iq4nl` in
+//! ggml-common.h.
+
+use crate::lanes::Lanes;
+use crate::search::Grid;
+
+/// What each 4-bit index stands for.
+pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// Boundary between the values of index `i - 1` and `i`: halfway.
+const BOUNDARIES: [f32; 16] = {
+    let mut boundaries = [0.0; 16];
+    let mut i = 1;
+    while i < 16 {
+        boundaries[i] = 0.5 * (VALUES[i - 1] as f32 + VALUES[i] as f32);
+        i += 1;
+    }
+    boundaries
+};
+
+/// [`VALUES`] as a grid.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Codebook;
+
+impl Grid for Codebook {
+    #[inline(always)]
+    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+        nearest(x * inverse, |i| VALUES[i] as f32)
+    }
+}
+
+impl Codebook {
+    /// The index of the value nearest to `x * inverse`.
+    #[inline(always)]
+    pub(crate) fn index<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+        nearest(x * inverse, |i| i as f32)
+    }
+}
+
+/// What `of` says for the index of the value nearest to `x`.
+#[inline(always)]
+fn nearest<const N: usize>(x: Lanes<N>, of: impl Fn(usize) -> f32) -> Lanes<N> {
+    let mut found = Lanes::splat(of(0));
+    for i in 1..16 {
+        found = Lanes::if_less(Lanes::splat(BOUNDARIES[i]), x, Lanes::splat(of(i)), found);
+    }
+    found
+}
