@@ -7,6 +7,7 @@ pub mod seeds;
 use std::{cell::OnceCell, fmt::Display, path::Path, sync::Mutex};
 use tamborim_converters::gguf::{GgufFile, GgufModel, read_tokenizer};
 use tamborim_converters::{fuzz, open_checkpoint};
+use tamborim_model::mixers::{Attention, Mixer};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
 use tamborim_quant::TensorSource;
 use tempfile::TempDir;
@@ -140,12 +141,19 @@ fn config(bytes: &[u8]) {
     }
 }
 
-/// Whatever the configuration said, the plan is of a size that can be walked.
+/// Whatever the configuration said, the plan is of a size that can be walked, and its numbers can be computed with.
 fn check_plan(plan: &Plan) {
     assert!(plan.blocks.len() <= 4096);
     let tensors = plan.tensors();
     assert!(tensors.len() <= 4 + 32 * plan.blocks.len());
     _ = (plan.parameters(), plan.architecture(), plan.diagram());
+    for branch in plan.blocks.iter().flat_map(|block| &block.branches) {
+        assert!(branch.norm.eps > 0.0 && branch.norm.eps < 1.0, "{branch:?}");
+        if let Mixer::Attention(Attention { head_dim, rope: Some(rope), .. }) = &branch.mixer {
+            assert!((2..=*head_dim).contains(&rope.dims) && rope.dims.is_multiple_of(2), "{branch:?}");
+            assert!(rope.base > 0.0 && rope.base.is_finite() && rope.condense > 0.0, "{branch:?}");
+        }
+    }
 }
 
 fn tokenizer(bytes: &[u8]) {

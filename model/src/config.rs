@@ -293,7 +293,7 @@ impl Config {
                 Some(v) => serde_json::from_value(v.clone())
                     .map_err(|_| Error::config("_norm_class", "FusedRMSNorm, RMSNorm or LayerNorm", v))?,
             },
-            norm_eps: f.float("norm_eps", 1e-5, |x| x > 0.0 && x < 1.0, "a number between 0 and 1")?,
+            norm_eps: f.float("norm_eps", 1e-5, |x| x as f32 > 0.0 && (x as f32) < 1.0, "a number between 0 and 1")?,
             mlp_class: f
                 .text("_mlp_class", if hints.intermediate_size.is_some() { "LLaMAMLP" } else { "GptNeoxMLP" })?,
             intermediate_size: 0,

@@ -23,12 +23,7 @@ struct AttentionFields {
     #[serde(default)]
     qkv_bias: bool,
     window_size: Option<usize>,
-    #[serde(default = "ten_thousand")]
-    rope_theta: f32,
-}
-
-fn ten_thousand() -> f32 {
-    10000.0
+    rope_theta: Option<f32>,
 }
 
 fn yes() -> bool {
@@ -52,8 +47,7 @@ struct Fields {
     use_conv_bias: bool,
     #[serde(alias = "layer_norm_epsilon")]
     norm_eps: f32,
-    #[serde(default)]
-    tie_word_embeddings: bool,
+    tie_word_embeddings: Option<bool>,
     max_position_embeddings: Option<usize>,
     attn: Option<AttentionFields>,
     hidden_ratio: Option<usize>,
@@ -90,17 +84,18 @@ impl Plan {
             ("mamba", None) => {
                 vec![Block { branches: vec![branch(Place::Only, mamba)] }; f.num_hidden_layers]
             }
-            ("samba", Some(a)) => {
-                let attention = f.attention(a)?;
+            ("samba", a) => {
+                let attention = a.as_ref().map(|a| f.attention(a)).transpose()?;
+                let is_attention = |i| a.as_ref().is_some_and(|a| a.layers.contains(&i));
                 let mlp = Mixer::SwiGlu(SwiGlu { width: f.mlp_width()?, bias: false });
                 (0..f.num_hidden_layers)
                     .map(|i| {
-                        let mixer = if a.layers.contains(&i) { attention.clone() } else { mamba.clone() };
+                        let mixer = attention.as_ref().filter(|_| is_attention(i)).unwrap_or(&mamba).clone();
                         Block { branches: vec![branch(Place::Mixer, mixer), branch(Place::Mlp, mlp.clone())] }
                     })
                     .collect()
             }
-            (kind, _) => return Err(Error::config("model_type", "samba (with attn) or mamba", kind)),
+            (kind, _) => return Err(Error::config("model_type", "samba or mamba (without attn)", kind)),
         };
         Ok(Plan {
             name: f.model_type.clone(),
@@ -109,7 +104,8 @@ impl Plan {
             d_model: d,
             context_length: f.max_position_embeddings.unwrap_or(2048),
             final_norm: norm,
-            tied: f.tie_word_embeddings,
+            // The two libraries differ in what they take for granted.
+            tied: f.tie_word_embeddings.unwrap_or(f.model_type == "mamba"),
             blocks,
         })
     }
@@ -161,16 +157,26 @@ impl Fields {
         if !head_dim.is_multiple_of(2) {
             return Err(Error::config("attn.num_heads", "an even number of channels a head", head_dim));
         }
+        if !(a.rope_theta > 0.0 && a.rope_theta < f32::INFINITY) {
+            return Err(Error::config("attn.rope_theta", "a positive number", a.rope_theta));
+        }
         Ok(Mixer::Attention(Attention {
             heads: a.num_heads,
             groups,
             head_dim,
             window: a.window_size.filter(|w| *w > 0),
-            rope: Some(Rope { dims: head_dim, base: a.rope_theta, condense: 1.0, table: RopeTable::F32 }),
+            rope: Some(Rope { dims: head_dim, base: self.rope_base(a)?, condense: 1.0, table: RopeTable::F32 }),
             qkv_bias: a.qkv_bias,
             output_bias: false,
             short_conv: None,
         }))
+    }
+
+    fn rope_base(&self, a: &AttentionFields) -> Result<f32> {
+        match a.rope_theta.unwrap_or(10000.0) {
+            base if base > 0.0 && base.is_finite() => Ok(base),
+            base => Err(Error::config("attn.rope_theta", "a positive number", base)),
+        }
     }
 
     /// flash-linear-attention's `GatedMLP`: two thirds of `hidden_ratio` times the width, rounded up to 256. The

@@ -145,8 +145,8 @@ fn finite_numbers_of_any_size_decode_to_finite_ones() {
                 let largest = |v: &[f32]| v.iter().fold(0f32, |m, v| m.max(v.abs()));
                 assert!(largest(&y) <= largest(&x) * 1.2 + 1e-6, "{format}, {size:e}, pattern {pattern}");
                 if (1e-3..=60000.0).contains(&size) && pattern < 2 {
-                    // At 1e-3 the scales of K-quants are subnormal f16 numbers, a few per cent apart.
-                    let close = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.03 * x.abs();
+                    // At 1e-3 the scales of K-quants and iq4_xs are subnormal f16 numbers, a few per cent apart.
+                    let close = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.035 * x.abs();
                     assert!(x.iter().zip(&y).all(close), "{format}, {size:e}: {}", y[0]);
                 }
             }
