@@ -157,9 +157,6 @@ impl Fields {
         if !head_dim.is_multiple_of(2) {
             return Err(Error::config("attn.num_heads", "an even number of channels a head", head_dim));
         }
-        if !(a.rope_theta > 0.0 && a.rope_theta < f32::INFINITY) {
-            return Err(Error::config("attn.rope_theta", "a positive number", a.rope_theta));
-        }
         Ok(Mixer::Attention(Attention {
             heads: a.num_heads,
             groups,

@@ -2,7 +2,7 @@
 //! ggml-common.h.
 
 use crate::lanes::Lanes;
-use crate::search::Grid;
+use crate::search::{Grid, steps};
 
 /// What each 4-bit index stands for.
 pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -16,6 +16,21 @@ const BOUNDARIES: [f32; 16] = {
         i += 1;
     }
     boundaries
+};
+
+/// Levels to which the element of largest magnitude may go.
+pub(crate) const TRIES: [f32; 12] =
+    [-142.0, -136.0, -130.0, -125.0, -120.0, -115.0, -110.0, -104.0, 104.0, 110.0, 116.0, 122.0];
+
+/// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
+pub(crate) const FINE_TRIES: [f32; 32] = {
+    let (mut tries, above): ([f32; 32], [f32; 8]) = (steps(-146.0, 2.0), steps(100.0, 4.0));
+    let mut i = 0;
+    while i < above.len() {
+        tries[24 + i] = above[i];
+        i += 1;
+    }
+    tries
 };
 
 /// [`VALUES`] as a grid.
@@ -40,9 +55,12 @@ impl Codebook {
 /// What `of` says for the index of the value nearest to `x`.
 #[inline(always)]
 fn nearest<const N: usize>(x: Lanes<N>, of: impl Fn(usize) -> f32) -> Lanes<N> {
-    let mut found = Lanes::splat(of(0));
-    for i in 1..16 {
-        found = Lanes::if_less(Lanes::splat(BOUNDARIES[i]), x, Lanes::splat(of(i)), found);
-    }
-    found
+    // Lane by lane: what the vectorizer needs to see to take whole registers.
+    x.map(|x| {
+        let mut found = of(0);
+        for i in 1..16 {
+            found = if BOUNDARIES[i] < x { of(i) } else { found };
+        }
+        found
+    })
 }

@@ -220,7 +220,7 @@ fn a_gguf_with_flipped_header_bytes_never_crashes() {
 fn keys_that_contradict_the_tensors_are_refused() {
     let (dir, path) = sound();
     let wrong = dir.path().join("wrong.gguf");
-    let cases: [(&str, Value); 28] = [
+    let cases: [(&str, Value); 30] = [
         ("general.architecture", "llama".into()),
         ("general.architecture", "../../etc/passwd".into()),
         ("general.architecture", 7u32.into()),
@@ -231,6 +231,8 @@ fn keys_that_contradict_the_tensors_are_refused() {
         ("samba.embedding_length", 65u32.into()),
         ("samba.vocab_size", 0u32.into()),
         ("samba.vocab_size", u32::MAX.into()),
+        ("tamborim.vocab_size", 0u32.into()),
+        ("tamborim.vocab_size", u32::MAX.into()),
         ("samba.attention.head_count", 0u32.into()),
         ("samba.attention.head_count", 3u32.into()),
         ("samba.attention.head_count", u32::MAX.into()),

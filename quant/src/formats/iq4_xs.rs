@@ -13,11 +13,11 @@
 //!
 //! With importance `a` element errors weigh `a * sqrt(2 * mean of x^2 over the super-block + x^2)`, as in ggml.
 
-use crate::codebook::{Codebook, VALUES};
+use crate::codebook::{Codebook, FINE_TRIES, TRIES, VALUES};
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
 use crate::lanes::{Lanes, load, store};
 use crate::search::scales::Scales;
-use crate::search::{Levels, mean_square, steps, weights};
+use crate::search::{Levels, mean_square, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 256;
@@ -28,10 +28,6 @@ const SUBS: usize = 8;
 const SUB_LEN: usize = 32;
 const SUB_SCALES: Levels = Levels { low: -32.0, high: 31.0 };
 const LIMIT: f32 = F16_MAX * 31.0 * 113.0;
-/// Levels to which the element of largest magnitude may go.
-const TRIES: [f32; 12] = [-142.0, -136.0, -130.0, -125.0, -120.0, -115.0, -110.0, -104.0, 104.0, 110.0, 116.0, 122.0];
-/// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
-const FINE_TRIES: [f32; 32] = steps(-150.0, 2.0);
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));

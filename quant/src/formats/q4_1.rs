@@ -24,7 +24,7 @@ const LIMIT: f32 = F16_MAX;
 /// What is added to 15, the highest level, over the range of the elements.
 const OFFSETS: [f32; 8] = [-1.8, -1.2, -0.8, -0.4, -0.1, 0.2, 0.5, 0.8];
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
-const FINE_OFFSETS: [f32; 32] = steps(-2.2, 0.1);
+const FINE_OFFSETS: [f32; 48] = steps(-2.6, 0.08);
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));

@@ -23,7 +23,7 @@ const LIMIT: f32 = F16_MAX * 16.0;
 /// Levels to which the element of largest magnitude may go.
 const TRIES: [f32; 8] = [-17.0, -16.5, -16.1, -15.7, -15.3, -14.9, 15.0, 15.5];
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
-const FINE_TRIES: [f32; 24] = steps(-17.4, 0.13);
+const FINE_TRIES: [f32; 24] = steps(-17.6, 0.15);
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));

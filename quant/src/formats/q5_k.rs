@@ -26,10 +26,10 @@ pub(crate) const BLOCK_BYTES: usize = 176;
 const HIGH: u8 = 31;
 const LIMIT: f32 = F16_MAX * 63.0 * HIGH as f32;
 /// What is added to 31, the highest level, over the range of the elements.
-const OFFSETS: [f32; 12] = [-1.8, -1.4, -1.1, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8];
+const OFFSETS: [f32; 10] = [-2.6, -1.8, -1.4, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9];
 
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
-const FINE_OFFSETS: [f32; 32] = steps(-2.2, 0.1);
+const FINE_OFFSETS: [f32; 32] = steps(-2.8, 0.125);
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
