@@ -1,7 +1,7 @@
 //! A checkpoint seen as the model inside it: every tensor by its canonical name, shape and form.
 
 use crate::checkpoint::{Checkpoint, Entry, Scalar};
-use crate::config::plan_of;
+use crate::config::{Description, describe};
 use crate::finite::{first_nonfinite, narrow_f64};
 use crate::{Error, Result, open_checkpoint};
 use std::borrow::Cow;
@@ -38,9 +38,9 @@ impl CheckpointModel {
     /// missing, superfluous or of another shape, and for a head that should be the embedding and is not.
     pub fn open(path: &Path, config: Option<&str>, allow_nonfinite: bool) -> Result<CheckpointModel> {
         let checkpoint = open_checkpoint(path)?;
-        let (plan, naming) = plan_of(checkpoint.as_ref(), path, config)?;
+        let Description { plan, naming, origin } = describe(checkpoint.as_ref(), path, config)?;
         let model = CheckpointModel { checkpoint, plan, naming, allow_nonfinite };
-        model.check()?;
+        model.check().map_err(|e| e.by(&origin))?;
         Ok(model)
     }
 

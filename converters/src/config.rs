@@ -8,28 +8,40 @@ use tamborim_model::{Config, Naming, Plan, ShapeHints, official};
 /// Largest configuration file read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// The plan of the checkpoint opened at `path`, and the naming its tensors follow. `choice` is an official name or a JSON file; without it a
-/// `lit_config.json` or `config.json` beside the checkpoint is used, else the `model_name` among its `hparams`.
+/// What a checkpoint is.
+pub struct Description {
+    /// Its plan.
+    pub plan: Plan,
+    /// The naming its tensors follow.
+    pub naming: Naming,
+    /// Where this is known from, for messages.
+    pub origin: String,
+}
+
+/// Describes the checkpoint opened at `path`. `choice` is an official name or a JSON file; without it a `lit_config.json`
+/// or `config.json` beside the checkpoint is used, else the `model_name` among its `hparams`.
 ///
 /// # Errors
 /// [`Error::Model`] where a configuration is unreadable, and where there is none: then the message lists what would fit.
-pub fn plan_of(checkpoint: &dyn Checkpoint, path: &Path, choice: Option<&str>) -> Result<(Plan, Naming)> {
-    let at = |source| Error::Model { path: path.to_owned(), source };
+pub fn describe(checkpoint: &dyn Checkpoint, path: &Path, choice: Option<&str>) -> Result<Description> {
+    let named = |name: &str, origin: String| {
+        let plan = official::config(name).and_then(|c| Plan::from_config(&c));
+        let plan = plan.map_err(|source| Error::Model { path: path.to_owned(), source })?;
+        Ok(Description { plan, naming: Naming::Lit, origin })
+    };
     if let Some(choice) = choice {
-        if official::names().any(|n| n == choice) || !Path::new(choice).exists() {
-            let config = official::config(choice).map_err(at)?;
-            return Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit));
-        }
-        return plan_of_file(checkpoint, Path::new(choice));
+        return match official::names().any(|n| n == choice) || !Path::new(choice).exists() {
+            true => named(choice, format!("--config {choice}")),
+            false => described_by_file(checkpoint, Path::new(choice)),
+        };
     }
     if let Some(file) = config_beside(path) {
-        return plan_of_file(checkpoint, &file);
+        return described_by_file(checkpoint, &file);
     }
-    let Some(name) = &checkpoint.extras().model_name else {
-        return Err(no_config(checkpoint));
-    };
-    let config = official::config(name).map_err(at)?;
-    Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit))
+    match &checkpoint.extras().model_name {
+        Some(name) => named(name, format!("{name}, as the checkpoint's hparams say; --config can say otherwise")),
+        None => Err(no_config(checkpoint)),
+    }
 }
 
 /// `lit_config.json` or `config.json` in the folder, else beside the file or folder.
@@ -40,7 +52,7 @@ fn config_beside(path: &Path) -> Option<PathBuf> {
     files.into_iter().find(|p| p.is_file())
 }
 
-fn plan_of_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<(Plan, Naming)> {
+fn described_by_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<Description> {
     let at = |source| Error::Model { path: file.to_owned(), source };
     let size = std::fs::metadata(file).map_err(Error::io(file))?.len();
     if size > MAX_CONFIG_BYTES {
@@ -49,11 +61,13 @@ fn plan_of_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<(Plan, Namin
     }
     let bytes = std::fs::read(file).map_err(Error::io(file))?;
     let text = String::from_utf8(bytes).map_err(|_| Error::damaged(file, "configuration", "JSON", "no UTF-8 text"))?;
-    if is_hugging_face(&text) {
-        return Ok((Plan::from_hugging_face(&text).map_err(at)?, Naming::HuggingFace));
-    }
-    let config = Config::from_json(&text, &hints(checkpoint)).map_err(at)?;
-    Ok((Plan::from_config(&config).map_err(at)?, Naming::Lit))
+    let (plan, naming) = if is_hugging_face(&text) {
+        (Plan::from_hugging_face(&text), Naming::HuggingFace)
+    } else {
+        (Config::from_json(&text, &hints(checkpoint)).and_then(|c| Plan::from_config(&c)), Naming::Lit)
+    };
+    let origin = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Description { plan: plan.map_err(at)?, naming, origin })
 }
 
 /// Hugging Face's files name a `model_type`; the training code's have no such field.

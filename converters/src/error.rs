@@ -93,6 +93,16 @@ impl Error {
         Error::Damaged { path: path.to_owned(), place: place.into(), expected: expected.into(), found: found.into() }
     }
 
+    /// Says in an [`Error::Tensor`] what the expectation comes from.
+    pub(crate) fn by(self, origin: &str) -> Error {
+        match self {
+            Error::Tensor { path, tensor, expected, found } => {
+                Error::Tensor { path, tensor, expected: format!("{expected} (by {origin})"), found }
+            }
+            other => other,
+        }
+    }
+
     /// [`Error::Tensor`] at `path`.
     pub fn tensor(
         path: &Path,

@@ -8,19 +8,21 @@ use tamborim_kernels::{Logits, Model};
 pub fn run(args: &Generate) -> Result<Outcome> {
     let model = OpenModel::open(&args.model, &args.open)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p };
-    print!("{}", args.prompt);
-    std::io::stdout().flush()?;
-    let mut written = 0;
+    let mut shown = None;
     generate(&model, &args.prompt, args.n, Sampler::new(sampling, args.seed), |text| {
-        print!("{}", &text[written..]);
-        written = text.len();
+        let from = shown.replace(text.len()).unwrap_or_else(|| {
+            print!("{}", args.prompt);
+            0
+        });
+        print!("{}", &text[from..]);
         let _ = std::io::stdout().flush();
     })?;
     println!();
     Ok(Outcome::Done)
 }
 
-/// Continues `prompt` by up to `n` tokens, ending early at the end-of-document token; `grown` sees the continuation so far.
+/// Continues `prompt` by up to `n` tokens, ending early at the end-of-document token; `grown` sees the
+/// continuation so far, first the empty one when all is loaded.
 pub fn generate(
     model: &OpenModel,
     prompt: &str,
@@ -40,6 +42,7 @@ pub fn generate(
     let mut decoder = tokenizer.decoder();
     next.iter().for_each(|id| decoder.push(*id, &mut String::new()));
     let mut text = String::new();
+    grown(&text);
     for _ in 0..n {
         let mut token = 0;
         runtime.forward(&next, &mut state, Logits::Last, |l| token = sampler.next(&l[..vocab_size]))?;

@@ -25,6 +25,10 @@ pub fn compare(
     if positions == 0 {
         return Err("data: expected at least two tokens, found fewer".into());
     }
+    if let Some(i) = tokens.ids.iter().position(|t| *t as usize >= vocab_size) {
+        let token = tokens.ids[i];
+        return Err(format!("data: token {token} at {i}: expected one of the vocabulary's {vocab_size}").into());
+    }
     let progress = Progress::tokens("verify", positions as u64);
     let (a, b) = (Model::load(reference.source())?, Model::load(candidate.source())?);
     let strides = [a.plan().padded_vocab_size, b.plan().padded_vocab_size];

@@ -167,7 +167,7 @@ pub fn read_plan(file: &GgufFile) -> Result<Plan> {
             vocab_size.to_string(),
         ));
     }
-    Ok(Plan {
+    let plan = Plan {
         name: metadata.optional::<&str>("general.name")?.unwrap_or(arch).to_owned(),
         vocab_size,
         padded_vocab_size: *rows,
@@ -176,7 +176,29 @@ pub fn read_plan(file: &GgufFile) -> Result<Plan> {
         final_norm: norm,
         tied: !r.has("output.weight"),
         blocks: only_mamba(blocks),
-    })
+    };
+    check_counts(metadata, &plan)?;
+    Ok(plan)
+}
+
+/// Every count that the file states must be the one that its tensors make: other readers go by the keys.
+fn check_counts(metadata: &Metadata, plan: &Plan) -> Result<()> {
+    let mut own = Metadata::new(metadata.path());
+    write_plan(&mut own, plan);
+    for (key, expected) in own.iter() {
+        let Some(found) = metadata.get(key) else { continue };
+        let agrees = match (expected.integer(), expected.integers(), found.integer(), found.integers()) {
+            (Some(expected), _, Some(found), _) => expected == found,
+            // Some tools write a list, a number for each block, with 0 where a block has no such thing.
+            (Some(expected), _, _, Some(list)) => list.iter().all(|n| *n == expected || *n == 0),
+            (_, Some(expected), _, Some(found)) => expected == found,
+            _ => true,
+        };
+        if !agrees {
+            return Err(metadata.wrong(key, format!("{expected}, as the tensors have it"), found.describe()));
+        }
+    }
+    Ok(())
 }
 
 /// Blocks that are all a lone Mamba are a pure Mamba's, which checkpoints name differently.

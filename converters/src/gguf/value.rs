@@ -156,6 +156,11 @@ impl Array {
 }
 
 impl Value {
+    /// The numbers of an array of integers of any width.
+    pub fn integers(&self) -> Option<Vec<i128>> {
+        if let Value::Array(list) = self { list.integers() } else { None }
+    }
+
     /// The value as an integer, if it is one.
     pub fn integer(&self) -> Option<i128> {
         Some(match *self {
