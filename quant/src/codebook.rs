@@ -55,12 +55,9 @@ impl Codebook {
 /// What `of` says for the index of the value nearest to `x`.
 #[inline(always)]
 fn nearest<const N: usize>(x: Lanes<N>, of: impl Fn(usize) -> f32) -> Lanes<N> {
-    // Lane by lane: what the vectorizer needs to see to take whole registers.
-    x.map(|x| {
-        let mut found = of(0);
-        for i in 1..16 {
-            found = if BOUNDARIES[i] < x { of(i) } else { found };
-        }
-        found
-    })
+    let mut found = Lanes::splat(of(0));
+    for i in 1..16 {
+        found = Lanes::if_less(Lanes::splat(BOUNDARIES[i]), x, Lanes::splat(of(i)), found);
+    }
+    found
 }

@@ -127,6 +127,15 @@ impl<const N: usize> Lanes<N> {
         Self::if_less(x.abs(), Self::splat(1.0 / 16384.0), subnormal, normal)
     }
 
+    /// What `f` makes of each `LEN` lanes in a row, in all of them.
+    #[inline(always)]
+    pub(crate) fn each<const LEN: usize>(mut self, f: impl Fn(Lanes<LEN>) -> f32) -> Self {
+        for part in self.0.as_chunks_mut::<LEN>().0 {
+            *part = [f(Lanes(*part)); LEN];
+        }
+        self
+    }
+
     /// Sum over lanes, in lane order.
     #[inline(always)]
     pub(crate) fn sum(self) -> f32 {

@@ -12,7 +12,7 @@ pub enum Recipe {
     Int8,
     /// 4 bits: Q4_K; embedding Q6_K; the small matrices that steer the scan (`ssm_x`, `ssm_dt`) Q8_0.
     Int4,
-    /// One format; for 4-bit ones the embedding or head is Q6_K, as llama.cpp's quantizer does it.
+    /// One format; for those of 4 and 5 bits the embedding or head is Q6_K, as llama.cpp's quantizer does it.
     Uniform(Format),
 }
 
@@ -67,14 +67,67 @@ impl Recipe {
         match (self, role) {
             (Recipe::Int8, _) => Format::Q8_0,
             (Recipe::Int4, Role::SsmX | Role::SsmDt) => Format::Q8_0,
-            (Recipe::Int4 | Recipe::Uniform(Format::Q4K | Format::Q4_0), Role::Embedding | Role::Head) => Format::Q6K,
+            (Recipe::Int4, Role::Embedding | Role::Head) => Format::Q6K,
             (Recipe::Int4, _) => Format::Q4K,
+            (Recipe::Uniform(format), Role::Embedding | Role::Head) if format.bits_per_weight() < 6.0 => Format::Q6K,
             (Recipe::Uniform(format), _) => format,
         }
     }
 }
 
-/// `wanted` where rows are whole blocks of it, else Q8_0 (blocks of 32), else F16.
+/// What takes the place of formats in blocks of 256 where rows are not whole blocks: formats in blocks of 32, as llama.cpp
+/// chooses them (`tensor_type_fallback`, llama-quant.cpp). Q5_K is the exception: theirs is Q5_1, which we do not write.
+const FALLBACKS: [(Format, Format); 4] = [
+    (Format::Q4K, Format::Q5_0),
+    (Format::Q5K, Format::Q8_0),
+    (Format::Q6K, Format::Q8_0),
+    (Format::Iq4Xs, Format::Iq4Nl),
+];
+
+/// `wanted` where rows are whole blocks of it, else its fallback, else F16.
 fn fitting(wanted: Format, cols: usize) -> Format {
-    [wanted, Format::Q8_0].into_iter().find(|f| f.fits(cols)).unwrap_or(Format::F16)
+    let fallback = FALLBACKS.iter().find(|(format, _)| *format == wanted).map(|(_, fallback)| *fallback);
+    [Some(wanted), fallback].into_iter().flatten().find(|f| f.fits(cols)).unwrap_or(Format::F16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_do_not_fit_get_the_format_of_llama_cpp() {
+        let cases = [
+            (Format::Q4K, Format::Q5_0),
+            (Format::Q5K, Format::Q8_0),
+            (Format::Q6K, Format::Q8_0),
+            (Format::Iq4Xs, Format::Iq4Nl),
+            (Format::Iq4Nl, Format::Iq4Nl),
+            (Format::Q4_1, Format::Q4_1),
+        ];
+        for (wanted, instead) in cases {
+            assert_eq!(fitting(wanted, 512), wanted);
+            assert_eq!(fitting(wanted, 96), instead, "{wanted}");
+            assert_eq!(fitting(wanted, 144), Format::F16, "{wanted}");
+        }
+        assert_eq!(fitting(Format::F32, 7), Format::F32);
+    }
+
+    #[test]
+    fn every_format_has_a_fallback_or_blocks_of_32() {
+        for &format in Format::ALL {
+            assert!(format.block_len() <= 32 || fitting(format, 32) != Format::F16, "{format}");
+        }
+    }
+
+    #[test]
+    fn head_and_embedding_of_few_bits_get_6() {
+        for &format in Format::ALL {
+            let kept = !format.is_quantized() || matches!(format, Format::Q8_0);
+            let expected = if kept { format } else { Format::Q6K };
+            for role in [Role::Embedding, Role::Head] {
+                assert_eq!(Recipe::Uniform(format).wanted(role), expected, "{format}");
+            }
+            assert_eq!(Recipe::Uniform(format).wanted(Role::SsmX), format);
+        }
+    }
 }

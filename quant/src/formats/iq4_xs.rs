@@ -17,13 +17,15 @@ use crate::codebook::{Codebook, FINE_TRIES, TRIES, VALUES};
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
 use crate::lanes::{Lanes, load, store};
 use crate::search::scales::Scales;
-use crate::search::{Levels, mean_square, weights};
+use crate::search::{Levels, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 256;
 pub(crate) const BLOCK_BYTES: usize = 136;
 
-/// Sub-blocks, and elements of each.
+/// Super-blocks side by side, sub-blocks of each, and elements of those.
+const TOGETHER: usize = 2;
+const LANES: usize = TOGETHER * SUBS;
 const SUBS: usize = 8;
 const SUB_LEN: usize = 32;
 const SUB_SCALES: Levels = Levels { low: -32.0, high: 31.0 };
@@ -53,23 +55,28 @@ fn decode_body(bytes: &[u8], out: &mut [f32]) {
 #[inline(always)]
 fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let tries = if importance.is_some() { &FINE_TRIES[..] } else { &TRIES[..] };
-    for (b, (values, block)) in
-        values.as_chunks::<BLOCK_LEN>().0.iter().zip(out.as_chunks_mut::<BLOCK_BYTES>().0).enumerate()
-    {
-        let x = load::<SUBS, SUB_LEN>(values, LIMIT);
-        let spread = Lanes::splat(2.0 * mean_square(values, LIMIT));
-        let w = weights(&x, importance.map(|a| &a[b * BLOCK_LEN..(b + 1) * BLOCK_LEN]), Some(spread));
-        pack(&x, Scales::search(&x, &w, Codebook, SUB_SCALES, tries), block);
+    let step = TOGETHER * BLOCK_LEN;
+    for (batch, out) in out.chunks_mut(TOGETHER * BLOCK_BYTES).enumerate() {
+        let here = batch * step..values.len().min((batch + 1) * step);
+        let x = load::<LANES, SUB_LEN>(&values[here.clone()], LIMIT);
+        let squares = x.iter().fold(Lanes::ZERO, |sum, x| sum + *x * *x);
+        let spread = squares.each::<SUBS>(Lanes::sum) * Lanes::splat(2.0 / BLOCK_LEN as f32);
+        let w = weights(&x, importance.map(|a| &a[here]), Some(spread));
+        let scales = Scales::<LANES, SUBS>::search(&x, &w, Codebook, SUB_SCALES, tries);
+        let inverse = scales.inverse();
+        let q = store(&x, |x| Codebook.index(x, inverse));
+        let s = scales.sub.to_ints();
+        for (i, block) in out.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
+            pack(scales.d.0[i * SUBS], &s[i * SUBS..], &q[i * SUBS..], block);
+        }
     }
 }
 
 #[inline(always)]
-fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS>, block: &mut [u8; BLOCK_BYTES]) {
-    let inverse = scales.inverse();
-    let q = store(x, |x| Codebook.index(x, inverse));
-    let s = scales.sub.to_ints().map(|s| (s + 32) as u16);
+fn pack(d: f32, sub_scales: &[i32], q: &[[i8; SUB_LEN]], block: &mut [u8; BLOCK_BYTES]) {
+    let s: [u16; SUBS] = std::array::from_fn(|b| (sub_scales[b] + 32) as u16);
     let scales_h = (0..SUBS).fold(0, |bits, b| bits | (s[b] >> 4) << (2 * b));
-    block[..2].copy_from_slice(&f32_to_f16(scales.d).to_le_bytes());
+    block[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
     block[2..4].copy_from_slice(&scales_h.to_le_bytes());
     for i in 0..SUBS / 2 {
         block[4 + i] = (s[2 * i] & 15 | (s[2 * i + 1] & 15) << 4) as u8;

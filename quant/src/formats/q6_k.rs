@@ -72,7 +72,7 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 }
 
 #[inline(always)]
-fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS>, block: &mut [u8; BLOCK_BYTES]) {
+fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS, SUBS>, block: &mut [u8; BLOCK_BYTES]) {
     let inverse = scales.inverse();
     let q = store(x, |x| LEVELS.nearest(x, inverse));
     let q = q.as_flattened();
@@ -87,5 +87,5 @@ fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS>, block: &mut [u8; BLOCK
     for (byte, sub) in block[192..208].iter_mut().zip(scales.sub.to_ints()) {
         *byte = sub as u8;
     }
-    block[208..].copy_from_slice(&f32_to_f16(scales.d).to_le_bytes());
+    block[208..].copy_from_slice(&f32_to_f16(scales.d.0[0]).to_le_bytes());
 }
