@@ -123,7 +123,8 @@ pub struct Quantize {
     /// File to write: .gguf
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
-    /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q4_k, q4_0, f16, bf16, f32
+    /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q5_k, q4_k, q5_0, q4_1, q4_0,
+    /// iq4_nl, iq4_xs, f16, bf16, f32
     #[arg(long, value_name = "TYPE")]
     pub to: Recipe,
     /// Give the tensors whose name matches another type; the first rule that matches wins

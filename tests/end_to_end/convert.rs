@@ -340,7 +340,7 @@ keys = {k: f.contents() for k, f in reader.fields.items() if k.startswith("samba
 print(json.dumps({"tensors": rows, "keys": keys}, default=int))
 "#;
     let dir = temp();
-    for recipe in ["bf16", "f16", "q8_0", "q6_k", "q4_k", "q4_0", "int4"] {
+    for recipe in ["bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "int4"] {
         let ours = quantized(recipe, dir.path());
         let decoded = dir.path().join("decoded.gguf");
         tamborim!["convert", ours, "--dtype", "f32", "-o", decoded].succeeds();

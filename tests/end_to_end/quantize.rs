@@ -40,14 +40,15 @@ const LINEAR: [&str; 13] = [
 fn expected(tensor: &str, recipe: &str) -> String {
     let kind = tensor.strip_suffix(".weight").map(|t| t.rsplit('.').next().expect("a part"));
     let Some(kind) = kind.filter(|k| LINEAR.contains(k)) else { return "f32".to_owned() };
-    let four_bits = recipe == "int4" || recipe.starts_with("q4") || recipe.starts_with("iq4");
+    let few_bits = ["q4", "q5", "iq4"].iter().any(|start| recipe.starts_with(start));
     match (kind, recipe) {
         ("ssm_dt", "f32" | "bf16") => recipe,
         ("ssm_dt", _) => "f16",
         (_, "int8") => "q8_0",
         ("ssm_x", "int4") => "q8_0",
-        ("token_embd", _) if four_bits => "q6_k",
-        (_, "int4") => "q4_k",
+        ("token_embd", _) if few_bits => "q6_k",
+        ("ffn_gate" | "ffn_up" | "ffn_down", "int4") => "q4_k",
+        (_, "int4") => "q5_k",
         _ => recipe,
     }
     .to_owned()
@@ -56,7 +57,10 @@ fn expected(tensor: &str, recipe: &str) -> String {
 #[test]
 fn each_role_gets_the_type_that_its_recipe_says() {
     let dir = temp();
-    for recipe in ["int8", "int4", "q8_0", "q6_k", "q4_k", "q4_0", "f16", "bf16", "f32"] {
+    for recipe in [
+        "int8", "int4", "q8_0", "q6_k", "q5_k", "q4_k", "q5_0", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "f16", "bf16",
+        "f32",
+    ] {
         let types = types(&quantized(recipe, dir.path()));
         for (tensor, found) in &types {
             assert_eq!(*found, expected(tensor, recipe), "--to {recipe}: {tensor}");
@@ -75,8 +79,8 @@ fn rows_that_do_not_fit_fall_back_and_it_is_said() {
     // Rows of 64 are whole blocks of 32.
     let run = tamborim!["quantize", fixture("lit/samba_gqa2/checkpoint.pth"), "--to", "q4_k", "-o", out].succeeds();
     let types = types(&out);
-    assert_eq!(types["blk.1.attn_q.weight"], "q8_0");
-    assert!(run.stderr.contains("rows of 64") && run.stderr.contains("q8_0"), "{}", run.stderr);
+    assert_eq!(types["blk.1.attn_q.weight"], "q5_0");
+    assert!(run.stderr.contains("rows of 64") && run.stderr.contains("q5_0"), "{}", run.stderr);
 }
 
 #[test]
