@@ -1,6 +1,7 @@
 //! The command line: every flag with its words, once.
 
 use crate::{Outcome, Result, commands};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use tamborim_quant::Recipe;
@@ -34,6 +35,21 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the process's arguments. Help and version are printed and end the process; a wrong argument is one line, as
+    /// every other error, where the parser would add its usage.
+    pub fn from_arguments() -> Result<Cli> {
+        Cli::try_parse().map_err(|error| {
+            let asks_for_words = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            if asks_for_words || !error.use_stderr() {
+                error.exit();
+            }
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let words: Vec<&str> = first.split_whitespace().collect();
+            format!("{} (tamborim --help says more)", words.join(" ")).into()
+        })
+    }
+
     pub fn run(self) -> Result<Outcome> {
         match self.command {
             Command::Inspect(a) => commands::inspect::run(&a),

@@ -8,7 +8,6 @@ mod pipeline;
 mod progress;
 mod source;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 /// What a command returns; an error is one line for the user.
@@ -26,7 +25,7 @@ enum Outcome {
 fn main() -> ExitCode {
     hush_panics();
     // A defect of this program is still one line and exit code 2, as every other failure.
-    let outcome = std::panic::catch_unwind(|| cli::Cli::parse().run());
+    let outcome = std::panic::catch_unwind(|| cli::Cli::from_arguments()?.run());
     match outcome
         .unwrap_or_else(|_| Err("internal error: please report what was run, with RUST_BACKTRACE=1 set".into()))
     {

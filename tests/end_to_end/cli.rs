@@ -40,11 +40,10 @@ fn a_missing_configuration_says_what_to_give() {
 }
 
 #[test]
-fn wrong_arguments_exit_with_2_and_show_the_usage() {
+fn wrong_arguments_exit_with_2_and_one_line() {
     let model = demo_model();
     let m = model.to_str().expect("a path");
-    let cases: [&[&str]; 16] = [
-        &[],
+    let cases: [&[&str]; 15] = [
         &["frobnicate"],
         &["inspect"],
         &["inspect", m, "--no-such-flag"],
@@ -63,9 +62,15 @@ fn wrong_arguments_exit_with_2_and_show_the_usage() {
     ];
     for args in cases {
         let run = Tamborim::new(args).in_folder(temp().path()).run();
-        assert_eq!(run.code, Some(2), "{args:?}: {}{}", run.stdout, run.stderr);
-        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{args:?}");
+        assert_eq!(run.failure_problem(), None, "{args:?}: {}{}", run.stdout, run.stderr);
     }
+}
+
+#[test]
+fn without_arguments_the_help_is_shown() {
+    let run = Tamborim::new(&[] as &[&str]).run();
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("quantize") && run.stderr.contains("Usage"), "{}", run.stderr);
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Run {
         self
     }
 
-    /// Exit code 2 and one line on stderr, which is returned. A usage error, printed by the argument parser, has more.
+    /// Exit code 2 and one line on stderr, which is returned.
     #[track_caller]
     pub fn fails(self) -> String {
         let problem = self.failure_problem();
