@@ -6,6 +6,7 @@
 
 mod cpu;
 mod error;
+mod loader;
 mod mixers;
 mod model;
 pub mod parity;

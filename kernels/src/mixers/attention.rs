@@ -6,7 +6,7 @@ use crate::cpu::attention::{KeyValues, Shape, attend};
 use crate::cpu::conv::{CausalConv, ConvState};
 use crate::cpu::rope::Table;
 use crate::cpu::{Rows, linear::Linear};
-use crate::model::Loader;
+use crate::loader::Loader;
 use tamborim_model::mixers;
 
 /// The mixer. The short convolutions, where there are any, come between projection and RoPE.

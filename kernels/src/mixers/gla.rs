@@ -1,11 +1,11 @@
 //! Gated linear attention: the recurrence of retention with a decay computed from the input.
 
 use super::Chunk;
-use super::retention::GatedOutput;
+use super::gated_output::GatedOutput;
 use crate::Result;
 use crate::cpu::recurrence::{Heads, OuterState, decayed_outer_scan};
 use crate::cpu::{Rows, linear::Linear};
-use crate::model::Loader;
+use crate::loader::Loader;
 use rayon::prelude::*;
 use tamborim_model::mixers;
 

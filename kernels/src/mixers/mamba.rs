@@ -5,7 +5,7 @@ use crate::Result;
 use crate::cpu::conv::{CausalConv, ConvState};
 use crate::cpu::scan::{ScanInputs, ScanState, ScanWeights, softplus};
 use crate::cpu::{Rows, elementwise, linear::Linear};
-use crate::model::Loader;
+use crate::loader::Loader;
 use tamborim_model::mixers::{self, SelectiveScan};
 
 /// Convolution and selective scan, with the projections that drive the scan.

@@ -5,7 +5,7 @@ use super::mamba::{ScanMixer, ScanMixerState};
 use crate::Result;
 use crate::cpu::simd::{dot, sigmoid, silu};
 use crate::cpu::{Rows, elementwise, linear::Linear};
-use crate::model::Loader;
+use crate::loader::Loader;
 use rayon::prelude::*;
 use tamborim_model::mixers;
 

@@ -1,6 +1,7 @@
 //! The mixers' math, one file each; what they are made of is in `tamborim_model::mixers`.
 
 mod attention;
+mod gated_output;
 mod gla;
 mod mamba;
 mod mega;
@@ -9,7 +10,7 @@ mod swiglu;
 
 use crate::Result;
 use crate::cpu::Rows;
-use crate::model::Loader;
+use crate::loader::Loader;
 use tamborim_model::Mixer;
 
 /// Where a chunk stands in its sequence.

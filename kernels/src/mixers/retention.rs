@@ -1,38 +1,12 @@
 //! Multi-scale retention: a decayed outer-product recurrence with RoPE, a norm per head and an output gate.
 
 use super::Chunk;
+use super::gated_output::GatedOutput;
 use crate::Result;
 use crate::cpu::recurrence::{Heads, OuterState, decayed_outer_scan};
-use crate::cpu::{Rows, elementwise, linear::Linear, norm, rope::Table};
-use crate::model::Loader;
-use rayon::prelude::*;
-use tamborim_model::INNER_NORM_EPS;
+use crate::cpu::{Rows, linear::Linear, rope::Table};
+use crate::loader::Loader;
 use tamborim_model::mixers::{self, Rope, RopeTable};
-
-/// What follows the recurrence in retention and gated linear attention alike:
-/// `output(rms(o per head) * weight * silu(gate x))`.
-pub struct GatedOutput<'a> {
-    gate: Linear<'a>,
-    norm: Vec<f32>,
-    output: Linear<'a>,
-}
-
-impl<'a> GatedOutput<'a> {
-    pub fn load(loader: &Loader<'a, '_>) -> Result<Self> {
-        Ok(GatedOutput {
-            gate: loader.linear("attn_gate")?,
-            norm: loader.vector("attn_sub_norm.weight")?,
-            output: loader.linear("attn_output")?,
-        })
-    }
-
-    pub fn apply(&self, mut o: Rows, x: &Rows) -> Rows {
-        o.data.par_chunks_mut(self.norm.len()).for_each(|head| norm::rms(head, &self.norm, INNER_NORM_EPS));
-        let mut gate = self.gate.apply(x);
-        elementwise::silu_times(&mut gate, &o);
-        self.output.apply(&gate)
-    }
-}
 
 /// The mixer.
 pub struct Retention<'a> {

@@ -3,7 +3,7 @@
 use super::Chunk;
 use crate::Result;
 use crate::cpu::{Rows, elementwise, linear::Linear};
-use crate::model::Loader;
+use crate::loader::Loader;
 use tamborim_model::mixers;
 
 /// The mixer, as the MLP half of a block or in the mixer's place.
