@@ -11,12 +11,13 @@ const GRAIN: usize = 1 << 18;
 pub fn first_nonfinite(scalar: Scalar, bytes: &[u8]) -> Option<(usize, f64)> {
     let size = scalar.size();
     bytes.par_chunks(GRAIN).enumerate().find_map_first(|(i, chunk)| {
-        // The exponent field is all ones in NaN and infinities, and in nothing else.
+        // The exponent field is all ones in NaN and infinities, and in nothing else. Every number is looked at, without
+        // an early end, so that the loops become vectors.
         let suspicious = match scalar {
-            Scalar::F64 => chunk.as_chunks::<8>().0.iter().any(|b| !(f64::from_le_bytes(*b) as f32).is_finite()),
-            Scalar::F32 => chunk.as_chunks::<4>().0.iter().any(|b| !f32::from_le_bytes(*b).is_finite()),
-            Scalar::F16 => chunk.as_chunks::<2>().0.iter().any(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00),
-            Scalar::Bf16 => chunk.as_chunks::<2>().0.iter().any(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80),
+            Scalar::F64 => any(chunk.as_chunks::<8>().0, |b| !(f64::from_le_bytes(*b) as f32).is_finite()),
+            Scalar::F32 => any(chunk.as_chunks::<4>().0, |b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000),
+            Scalar::F16 => any(chunk.as_chunks::<2>().0, |b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00),
+            Scalar::Bf16 => any(chunk.as_chunks::<2>().0, |b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80),
         };
         if !suspicious {
             return None;
@@ -24,6 +25,10 @@ pub fn first_nonfinite(scalar: Scalar, bytes: &[u8]) -> Option<(usize, f64)> {
         let values = chunk.chunks_exact(size).map(|b| value(scalar, b)).enumerate();
         values.into_iter().find(|(_, v)| !(*v as f32).is_finite()).map(|(j, v)| (i * GRAIN / size + j, v))
     })
+}
+
+fn any<T>(items: &[T], test: impl Fn(&T) -> bool) -> bool {
+    items.iter().fold(false, |found, item| found | test(item))
 }
 
 fn value(scalar: Scalar, b: &[u8]) -> f64 {

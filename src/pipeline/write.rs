@@ -15,6 +15,9 @@ use tamborim_quant::{Format, Tensor, TensorSource};
 /// Tensors that wait for the disk while the next is being made.
 const QUEUE: usize = 2;
 
+/// The key of the source's hash.
+const SOURCE_HASH: &str = "tamborim.source.sha256";
+
 /// What was written.
 pub struct Written {
     pub bytes: u64,
@@ -59,12 +62,11 @@ pub fn write_gguf(
         let hash = scope.spawn(|| sha256(model.path()));
         let (send, receive) = sync_channel::<(&TensorSpec, Tensor<'_>)>(QUEUE);
         let progress = &progress;
-        // Hash and version stand in the header, which must be complete before the first tensor.
         let writing = scope.spawn(move || -> Result<()> {
-            let digest = hash.join().map_err(|_| "hashing failed")??;
             writer.metadata.insert("tamborim.version", env!("CARGO_PKG_VERSION"));
             writer.metadata.insert("tamborim.source.name", file_name(model.path()));
-            writer.metadata.insert("tamborim.source.sha256", digest);
+            // The hash takes as long as the tensors: its place is kept until it is known.
+            writer.metadata.insert(SOURCE_HASH, " ".repeat(2 * <Sha256 as Digest>::output_size()).as_str());
             let mut body = writer.write_header()?;
             for (spec, tensor) in receive {
                 body.tensor(&spec.name, &tensor.bytes)?;
@@ -74,6 +76,7 @@ pub fn write_gguf(
             for (name, numbers) in &additions {
                 body.tensor(name, bytemuck::cast_slice(numbers))?;
             }
+            body.replace_text(SOURCE_HASH, &hash.join().map_err(|_| "hashing failed")??)?;
             body.finish()?;
             Ok(())
         });

@@ -7,6 +7,8 @@ use super::{ALIGNMENT_KEY, MAGIC, MAX_DIMS, MAX_NAME, reader};
 use crate::atomic::AtomicFile;
 use crate::{Error, Result};
 use indexmap::IndexMap;
+use std::io::{Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 /// A GGUF file whose header is being put together. Nothing appears under its name before [`GgufBody::finish`].
@@ -83,7 +85,7 @@ impl GgufWriter {
     /// [`Error::Damaged`] for an empty key or a bad alignment; [`Error::Io`] where writing fails.
     pub fn write_header(mut self) -> Result<GgufBody> {
         let alignment = reader::alignment(&self.metadata)?;
-        let mut header = Vec::new();
+        let (mut header, mut texts) = (Vec::new(), IndexMap::new());
         header.extend(MAGIC);
         header.extend(3u32.to_le_bytes());
         header.extend((self.tensors.len() as u64).to_le_bytes());
@@ -95,6 +97,9 @@ impl GgufWriter {
             write_string(key, &mut header);
             header.extend(value.type_id().to_le_bytes());
             value.write(&mut header);
+            if let Value::String(text) = value {
+                texts.insert(key.to_owned(), header.len() - text.len()..header.len());
+            }
         }
         let mut offset = 0usize;
         for (name, tensor) in &self.tensors {
@@ -109,7 +114,7 @@ impl GgufWriter {
             offset = next.ok_or_else(|| Error::tensor(self.file.path(), name, "data below 2^64 bytes", "more"))?;
         }
         self.file.put(&header)?;
-        let mut body = GgufBody { file: self.file, tensors: self.tensors, alignment, next: 0 };
+        let mut body = GgufBody { file: self.file, tensors: self.tensors, texts, alignment, next: 0 };
         body.pad(header.len())?;
         Ok(body)
     }
@@ -120,6 +125,8 @@ impl GgufWriter {
 pub struct GgufBody {
     file: AtomicFile,
     tensors: IndexMap<String, Declared>,
+    /// Where each string value stands in the file.
+    texts: IndexMap<String, Range<usize>>,
     alignment: usize,
     /// The tensor awaited.
     next: usize,
@@ -146,6 +153,21 @@ impl GgufBody {
         self.file.put(bytes)?;
         self.pad(bytes.len())?;
         self.next += 1;
+        Ok(())
+    }
+
+    /// Replaces the value of a string key by one of the same length: for what is known only when all tensors are written.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if there is no such key or the length differs; [`Error::Io`] where writing fails.
+    pub fn replace_text(&mut self, key: &str, text: &str) -> Result<()> {
+        let place = self.texts.get(key).filter(|place| place.len() == text.len());
+        let wrong = || Error::damaged(self.file.path(), format!("key {key}"), "a string of the same length", "none");
+        let start = place.ok_or_else(wrong)?.start as u64;
+        let path = self.file.path().to_owned();
+        self.file.seek(SeekFrom::Start(start)).map_err(Error::io(&path))?;
+        self.file.put(text.as_bytes())?;
+        self.file.seek(SeekFrom::End(0)).map_err(Error::io(&path))?;
         Ok(())
     }
 
