@@ -1,6 +1,7 @@
 //! Which model a checkpoint is: an explicit choice, a file beside it, or the name its trainer left inside.
 
 use crate::checkpoint::Checkpoint;
+use crate::error::quoted;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use tamborim_model::{Config, Naming, Plan, ShapeHints, official};
@@ -39,8 +40,10 @@ pub fn describe(checkpoint: &dyn Checkpoint, path: &Path, choice: Option<&str>) 
         return described_by_file(checkpoint, &file);
     }
     match &checkpoint.extras().model_name {
-        Some(name) => named(name, format!("{name}, as the checkpoint's hparams say; --config can say otherwise")),
-        None => Err(no_config(checkpoint)),
+        Some(name) if official::names().any(|n| n == name) => {
+            named(name, format!("{name}, as the checkpoint's hparams say; --config can say otherwise"))
+        }
+        _ => Err(no_config(checkpoint)),
     }
 }
 
@@ -108,6 +111,10 @@ fn no_config(checkpoint: &dyn Checkpoint) -> Error {
             .to_owned(),
         names => format!("--config with one of {}, whose shapes fit (or a JSON file)", names.join(", ")),
     };
-    let source = tamborim_model::Error::Config { field: "--config".into(), expected, found: "no configuration".into() };
+    let found = match &checkpoint.extras().model_name {
+        Some(name) => format!("none, and hparams name {}, which is no official one", quoted(name)),
+        None => "no configuration".to_owned(),
+    };
+    let source = tamborim_model::Error::Config { field: "--config".into(), expected, found };
     Error::Model { path: checkpoint.path().to_owned(), source }
 }

@@ -149,7 +149,7 @@ impl Plan {
             blocks.push(Block { branches });
         }
         Ok(Plan {
-            name: c.name.clone(),
+            name: if c.name.is_empty() { "samba".to_owned() } else { c.name.clone() },
             vocab_size: c.vocab_size,
             padded_vocab_size: c.padded_vocab_size,
             d_model: d,
