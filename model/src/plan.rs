@@ -202,7 +202,7 @@ impl Plan {
         self.tensors().iter().map(TensorSpec::elements).sum()
     }
 
-    /// The plan in one line a block, equal neighbours folded: `blocks 0, 2, 4: Mamba ... -> SwiGLU ...`.
+    /// The plan in one line a block: `0  Mamba, ...  ->  SwiGLU, ...`.
     pub fn diagram(&self) -> Vec<String> {
         self.blocks
             .iter()

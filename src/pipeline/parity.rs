@@ -140,17 +140,16 @@ fn by_position(all: &[Distance], context: usize) -> Vec<PositionBucket> {
     buckets
 }
 
-/// Relative error of every tensor that the candidate stores in other numbers than the reference.
+/// Relative error of every linear map that both models have.
 fn by_tensor(reference: &dyn TensorSource, candidate: &dyn TensorSource) -> Result<Vec<TensorError>> {
     let mut rows = Vec::new();
-    let specs = candidate.plan().tensors();
+    let (specs, twins) = (candidate.plan().tensors(), reference.plan().tensors());
     for spec in specs.iter().filter(|s| s.role.is_linear()) {
-        let Some(twin) = reference.plan().tensors().into_iter().find(|t| t.name == spec.name && t.shape == spec.shape)
-        else {
+        let Some(twin) = twins.iter().find(|t| t.name == spec.name && t.shape == spec.shape) else {
             continue;
         };
         let b = candidate.read(spec)?;
-        let a = reference.read(&twin)?.to_f32();
+        let a = reference.read(twin)?.to_f32();
         let (mut error, mut total) = (0.0f64, 0.0f64);
         for (a, b) in a.iter().zip(b.to_f32()) {
             error += (f64::from(*a) - f64::from(b)).powi(2);

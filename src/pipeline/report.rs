@@ -41,7 +41,7 @@ pub struct PositionBucket {
     pub top1_agreement: f64,
 }
 
-/// One linear map, or all others together.
+/// One linear map of the candidate.
 #[derive(Serialize)]
 pub struct TensorError {
     pub name: String,

@@ -1,7 +1,8 @@
 //! Depthwise causal convolution over time, SiLU after it, the last inputs carried along.
 
 use super::Rows;
-use super::simd::{dispatch, silu};
+use super::elementwise::silu_slice;
+use super::simd::dispatch;
 use rayon::prelude::*;
 
 /// `y[t, c] = silu(sum_j w[c, j] x[t - width + 1 + j, c] + b[c])`; a correlation, with zeros before the start.
@@ -38,7 +39,7 @@ impl CausalConv {
             for (j, tap) in self.taps.iter().enumerate() {
                 multiply_add(out, tap, &line[(t + j) * c..][..c]);
             }
-            silu_row(out);
+            silu_slice(out);
         });
         state.past = line[tokens * c..].to_vec();
         y
@@ -49,14 +50,6 @@ dispatch! {
     fn multiply_add(out: &mut [f32], a: &[f32], b: &[f32]) {
         for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
             *o += a * b;
-        }
-    }
-}
-
-dispatch! {
-    fn silu_row(x: &mut [f32]) {
-        for x in x {
-            *x = silu(*x);
         }
     }
 }

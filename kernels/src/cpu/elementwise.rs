@@ -16,7 +16,8 @@ dispatch! {
 }
 
 dispatch! {
-    fn silu_slice(x: &mut [f32]) {
+    /// `x = silu(x)`, on this thread.
+    pub fn silu_slice(x: &mut [f32]) {
         for x in x {
             *x = silu(*x);
         }
