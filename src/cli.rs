@@ -1,5 +1,6 @@
 //! The command line: every flag with its words, once.
 
+use crate::device::DeviceArgs;
 use crate::{Outcome, Result, commands};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -76,22 +77,6 @@ pub struct Open {
     /// Accept weights that are NaN or infinite
     #[arg(long)]
     pub allow_nonfinite: bool,
-}
-
-/// Where to compute.
-#[derive(Args, Clone)]
-pub struct DeviceArgs {
-    /// cpu, or auto
-    #[arg(long, default_value = "auto", value_parser = device)]
-    pub device: String,
-}
-
-fn device(s: &str) -> std::result::Result<String, String> {
-    match s {
-        "auto" | "cpu" => Ok("cpu".to_owned()),
-        s if s.starts_with("cuda") => Err("expected cpu or auto: this version has no CUDA runtime".to_owned()),
-        _ => Err("expected cpu or auto".to_owned()),
-    }
 }
 
 #[derive(Args)]

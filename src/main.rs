@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod data;
+mod device;
 mod output;
 mod pipeline;
 mod progress;

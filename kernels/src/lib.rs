@@ -1,9 +1,9 @@
-//! The reference runtime: forward pass and states, on the CPU.
+//! The reference runtime: forward pass and states, on the CPU or a CUDA device.
 //!
-//! Weights stay in the format they are stored in and are decoded a panel at a time in front of each product; activations,
-//! states and accumulation are float32. A model reads like the paper: [`Model::forward`] walks the layer plan, each mixer
-//! is one file in `mixers/`, each operation one file in `cpu/`.
+//! A model reads like the paper: [`Model::forward`] walks the layer plan, each mixer is one file in `mixers/`, written once
+//! over the operations of a [`Backend`]; each operation is one file in `cpu/` and one in `cuda/`.
 
+mod backend;
 mod cpu;
 mod error;
 mod loader;
@@ -12,5 +12,7 @@ mod model;
 pub mod parity;
 pub mod sample;
 
+pub use backend::*;
+pub use cpu::Cpu;
 pub use error::{Error, Result};
 pub use model::{Logits, Model, State};

@@ -1,32 +1,26 @@
 //! Tensors of a source, as the operations want them.
 
-use crate::cpu::conv::CausalConv;
-use crate::cpu::linear::Linear;
-use crate::cpu::norm::NormWeights;
+use crate::backend::{Backend, Conv, Map, NormWeights};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use tamborim_model::{Norm, NormKind, Place, TensorSpec};
 use tamborim_quant::{Tensor, TensorSource};
 
 /// Reads tensors by their name below a block.
-pub struct Loader<'a, 'l> {
-    source: &'a dyn TensorSource,
-    specs: &'l HashMap<String, TensorSpec>,
-    prefix: String,
-    place: Option<Place>,
+pub struct Loader<'a, 'l, B> {
+    /// Where they will be used.
+    pub backend: &'l B,
+    /// Where they are.
+    pub source: &'a dyn TensorSource,
+    /// The plan's tensors by name.
+    pub specs: &'l HashMap<String, TensorSpec>,
+    /// What their names begin with.
+    pub prefix: String,
+    /// Of the branch being loaded.
+    pub place: Option<Place>,
 }
 
-impl<'a, 'l> Loader<'a, 'l> {
-    /// For the tensors whose names begin with `prefix`, of the branch that stands in `place`.
-    pub fn new(
-        source: &'a dyn TensorSource,
-        specs: &'l HashMap<String, TensorSpec>,
-        prefix: String,
-        place: Option<Place>,
-    ) -> Loader<'a, 'l> {
-        Loader { source, specs, prefix, place }
-    }
-
+impl<'a, B: Backend> Loader<'a, '_, B> {
     /// Whether the mixer being loaded is the MLP half of its block.
     pub fn is_mlp(&self) -> bool {
         self.place == Some(Place::Mlp)
@@ -39,34 +33,55 @@ impl<'a, 'l> Loader<'a, 'l> {
         }
     }
 
-    /// All numbers of `name`.
-    pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.maybe_vector(name)?.unwrap_or_default())
-    }
-
-    fn maybe_vector(&self, name: &str) -> Result<Option<Vec<f32>>> {
+    fn maybe_numbers(&self, name: &str) -> Result<Option<Vec<f32>>> {
         Ok(self.tensor(name)?.map(|t| t.to_f32()))
     }
 
-    /// `name.weight`, with `name.bias` where the plan has one.
-    pub fn linear(&self, name: &str) -> Result<Linear<'a>> {
-        let weight = self.tensor(&format!("{name}.weight"))?.unwrap_or_else(|| unreachable!("the plan lists {name}"));
-        Ok(Linear::new(weight, self.maybe_vector(&format!("{name}.bias"))?))
+    /// All numbers of `name`; none if the plan has no such tensor.
+    pub fn numbers(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.maybe_numbers(name)?.unwrap_or_default())
     }
 
-    /// A causal convolution of `name.weight` (channels, width) and, where the plan has one, `name.bias`.
-    pub fn conv(&self, name: &str, width: usize) -> Result<CausalConv> {
-        let kernel = self.vector(&format!("{name}.weight"))?;
-        Ok(CausalConv::new(&kernel, width, self.maybe_vector(&format!("{name}.bias"))?))
+    /// The same, on the device.
+    pub fn vector(&self, name: &str) -> Result<B::Vector> {
+        self.backend.vector(self.numbers(name)?)
+    }
+
+    /// `name.weight`, with `name.bias` where the plan has one.
+    pub fn map(&self, name: &str) -> Result<Map<'a>> {
+        let weight = self.tensor(&format!("{name}.weight"))?.unwrap_or_else(|| unreachable!("the plan lists {name}"));
+        Ok(Map { weight, bias: self.maybe_numbers(&format!("{name}.bias"))? })
+    }
+
+    /// Maps with the same input as one.
+    pub fn stack(&self, names: &[&str]) -> Result<B::Linear<'a>> {
+        self.backend.stack(names.iter().map(|name| self.map(name)).collect::<Result<_>>()?)
+    }
+
+    /// One map.
+    pub fn linear(&self, name: &str) -> Result<B::Linear<'a>> {
+        self.stack(&[name])
+    }
+
+    /// A causal convolution of the channels of all `names` side by side: `name.weight` (channels, width) and, where the plan
+    /// has them, `name.bias`.
+    pub fn conv(&self, names: &[&str], width: usize) -> Result<Conv<B>> {
+        let (mut kernel, mut bias) = (Vec::new(), None);
+        for name in names {
+            kernel.extend(self.numbers(&format!("{name}.weight"))?);
+            if let Some(part) = self.maybe_numbers(&format!("{name}.bias"))? {
+                bias.get_or_insert_with(Vec::new).extend(part);
+            }
+        }
+        Conv::new(self.backend, &kernel, width, bias)
     }
 
     /// `name.weight`, and `name.bias` for LayerNorm.
-    pub fn norm(&self, name: &str, norm: Norm) -> Result<NormWeights> {
-        let weight = self.vector(&format!("{name}.weight"))?;
+    pub fn norm(&self, name: &str, norm: Norm) -> Result<NormWeights<B>> {
         let bias = match norm.kind {
-            NormKind::Rms => None,
-            NormKind::Layer => Some(self.vector(&format!("{name}.bias"))?),
+            NormKind::Rms => Vec::new(),
+            NormKind::Layer => self.numbers(&format!("{name}.bias"))?,
         };
-        Ok(NormWeights { norm, weight, bias })
+        NormWeights::new(self.backend, norm, self.numbers(&format!("{name}.weight"))?, bias)
     }
 }

@@ -1,42 +1,39 @@
 //! A model that runs: weights by the layer plan, and the walk over them.
 
-use crate::cpu::linear::Linear;
-use crate::cpu::norm::NormWeights;
-use crate::cpu::{Rows, elementwise};
+use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
-use crate::mixers::{Chunk, MixerState, Weights};
+use crate::mixers::{MixerState, Weights};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use tamborim_model::{Branch, Plan, TensorSpec};
 use tamborim_quant::TensorSource;
 
-/// Tokens that go through the layers together.
-const CHUNK: usize = 256;
-
-struct LoadedBranch<'a> {
-    norm: NormWeights,
-    mixer: Weights<'a>,
+struct LoadedBranch<'a, B: Backend> {
+    norm: NormWeights<B>,
+    mixer: Weights<'a, B>,
 }
 
-/// A model with its weights, which are borrowed from where they are stored wherever possible.
-pub struct Model<'a> {
+/// A model with its weights, which the CPU borrows from where they are stored wherever possible.
+pub struct Model<'a, B: Backend> {
+    backend: &'a B,
     plan: &'a Plan,
-    embedding: Linear<'a>,
+    embedding: B::Linear<'a>,
     /// `None`: the embedding.
-    head: Option<Linear<'a>>,
-    branches: Vec<LoadedBranch<'a>>,
-    final_norm: NormWeights,
+    head: Option<B::Linear<'a>>,
+    branches: Vec<LoadedBranch<'a, B>>,
+    final_norm: NormWeights<B>,
 }
 
 /// What a sequence has left behind: the position and every mixer's state. Its size does not grow with the sequence, full
 /// attention excepted.
-#[derive(Clone, Debug)]
-pub struct State {
+pub struct State<B: Backend> {
     position: u64,
-    mixers: Vec<MixerState>,
+    mixers: Vec<MixerState<B>>,
+    place: Option<B::Place>,
+    recording: B::Recording,
 }
 
-impl State {
+impl<B: Backend> State<B> {
     /// Tokens seen.
     pub fn position(&self) -> u64 {
         self.position
@@ -52,15 +49,15 @@ pub enum Logits {
     Last,
 }
 
-impl<'a> Model<'a> {
+impl<'a, B: Backend> Model<'a, B> {
     /// Loads every tensor of the source's plan.
     ///
     /// # Errors
-    /// [`Error::Source`] where a tensor cannot be read.
-    pub fn load(source: &'a dyn TensorSource) -> Result<Model<'a>> {
+    /// [`Error::Source`] where a tensor cannot be read, [`Error::Device`] where the device cannot take it.
+    pub fn load(backend: &'a B, source: &'a dyn TensorSource) -> Result<Model<'a, B>> {
         let plan = source.plan();
         let specs: HashMap<String, TensorSpec> = plan.tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
-        let loader = |prefix, place| Loader::new(source, &specs, prefix, place);
+        let loader = |prefix, place| Loader { backend, source, specs: &specs, prefix, place };
         let top = loader(String::new(), None);
         let mut branches = Vec::new();
         for (i, block) in plan.blocks.iter().enumerate() {
@@ -72,6 +69,7 @@ impl<'a> Model<'a> {
             }
         }
         Ok(Model {
+            backend,
             plan,
             embedding: top.linear("token_embd")?,
             head: if plan.tied { None } else { Some(top.linear("output")?) },
@@ -85,54 +83,90 @@ impl<'a> Model<'a> {
         self.plan
     }
 
+    /// What it runs on.
+    pub fn backend(&self) -> &B {
+        self.backend
+    }
+
     /// The state before the first token.
-    pub fn start(&self) -> State {
-        State { position: 0, mixers: self.branches.iter().map(|b| b.mixer.start()).collect() }
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no room for it.
+    pub fn start(&self) -> Result<State<B>> {
+        let mixers = self.branches.iter().map(|b| b.mixer.start(self.backend)).collect::<Result<_>>()?;
+        Ok(State { position: 0, mixers, place: None, recording: B::Recording::default() })
     }
 
     /// Runs `tokens` after `state`, which moves on, and hands logits to `sink` chunk by chunk: rows of `padded_vocab_size`
     /// numbers, of every token or of the last one only.
     ///
     /// # Errors
-    /// [`Error::Token`] before anything is computed.
-    pub fn forward(
+    /// [`Error::Token`] before anything is computed; those of the device and of `sink`.
+    pub fn forward<E: From<Error>>(
         &self,
         tokens: &[u32],
-        state: &mut State,
+        state: &mut State<B>,
         logits: Logits,
-        mut sink: impl FnMut(&[f32]),
-    ) -> Result<()> {
+        mut sink: impl FnMut(B::Rows) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let vocab_size = self.plan.padded_vocab_size;
         if let Some(i) = tokens.iter().position(|t| *t as usize >= vocab_size) {
-            return Err(Error::Token { token: tokens[i], position: state.position + i as u64, vocab_size });
+            return Err(Error::Token { token: tokens[i], position: state.position + i as u64, vocab_size }.into());
         }
-        let chunks = tokens.len().div_ceil(CHUNK);
-        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let mut r = self.residual(chunk, state);
-            if logits == Logits::Last {
-                if i + 1 < chunks {
-                    continue;
-                }
-                r = Rows { data: r.row(r.rows() - 1).to_vec(), cols: r.cols };
+        let mut chunks = tokens.chunks(self.backend.chunk()).peekable();
+        while let Some(chunk) = chunks.next() {
+            let wanted = match logits {
+                Logits::Last if chunks.peek().is_some() => None,
+                which => Some(which),
+            };
+            if let Some(rows) = self.advance(chunk, state, wanted)? {
+                sink(rows)?;
             }
-            let head = self.head.as_ref().unwrap_or(&self.embedding);
-            sink(&head.apply(&self.final_norm.apply(&r)).data);
         }
         Ok(())
     }
 
+    /// One chunk, and its logits where they are wanted.
+    fn advance(&self, tokens: &[u32], state: &mut State<B>, logits: Option<Logits>) -> Result<Option<B::Rows>> {
+        let State { position, mixers, place, recording } = state;
+        let end = *position + tokens.len() as u64;
+        let mut moved = false;
+        for (branch, mixer) in self.branches.iter().zip(mixers.iter_mut()) {
+            moved |= branch.mixer.reserve(self.backend, mixer, end)?;
+        }
+        if moved {
+            *recording = B::Recording::default();
+        }
+        self.backend.set_place(place, tokens, *position)?;
+        let Some(place) = place else { unreachable!("it was just set") };
+        let mut walk = || {
+            let r = self.residual(place, mixers)?;
+            logits.map(|which| self.logits(&r, which)).transpose()
+        };
+        *position = end;
+        match (tokens.len(), logits) {
+            (1, Some(_)) => {
+                let one = || walk().map(|rows| rows.unwrap_or_else(|| unreachable!("logits were asked for")));
+                self.backend.repeat(recording, one).map(Some)
+            }
+            _ => walk(),
+        }
+    }
+
     /// The residual stream after the last block.
-    fn residual(&self, tokens: &[u32], state: &mut State) -> Rows {
-        let mut r = Rows::zeros(tokens.len(), self.plan.d_model);
-        for (token, row) in tokens.iter().zip(r.data.chunks_exact_mut(self.plan.d_model)) {
-            self.embedding.decode_row(*token as usize, row);
+    fn residual(&self, place: &B::Place, mixers: &mut [MixerState<B>]) -> Result<B::Rows> {
+        let mut r = self.backend.embed(&self.embedding, place)?;
+        for (branch, mixer) in self.branches.iter().zip(mixers) {
+            branch.mixer.forward(self.backend, &branch.norm, &mut r, place, mixer)?;
         }
-        for (branch, mixer) in self.branches.iter().zip(&mut state.mixers) {
-            let x = branch.norm.apply(&r);
-            let y = branch.mixer.forward(&x, Chunk { position: state.position, residual: &r }, mixer);
-            elementwise::add(&mut r, &y);
+        Ok(r)
+    }
+
+    fn logits(&self, r: &B::Rows, which: Logits) -> Result<B::Rows> {
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        match which {
+            Logits::All => self.backend.project(&self.final_norm, head, r),
+            Logits::Last => self.backend.project(&self.final_norm, head, &self.backend.last_row(r)),
         }
-        state.position += tokens.len() as u64;
-        r
     }
 }

@@ -9,6 +9,7 @@ use crate::pipeline::write::write_gguf;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use tamborim_converters::AtomicFile;
+use tamborim_kernels::Cpu;
 use tamborim_kernels::sample::{Sampler, Sampling};
 use tamborim_quant::Recipe;
 
@@ -53,7 +54,7 @@ pub fn run(args: &Demo) -> Result<Outcome> {
         step(&format!("verify {} {} --data {} --context {CONTEXT}", at("samba.gguf"), at(name), at("page.txt")));
         let candidate = open(name)?;
         let thresholds = Thresholds { max_kld: None, min_top1: None, max_ppl_ratio: None };
-        let r = compare(&reference, &candidate, &tokens, CONTEXT, thresholds)?;
+        let r = compare(&Cpu, &reference, &candidate, &tokens, CONTEXT, thresholds)?;
         let mut row = size_row(&candidate)?;
         row.truncate(3);
         row.extend([
@@ -94,5 +95,5 @@ fn size_row(model: &OpenModel) -> Result<Vec<String>> {
 }
 
 fn sample(model: &OpenModel) -> Result<String> {
-    generate(model, PROMPT, CONTINUATION, Sampler::new(SAMPLING, SEED), |_| {})
+    generate(&Cpu, model, PROMPT, CONTINUATION, Sampler::new(SAMPLING, SEED), |_| {})
 }

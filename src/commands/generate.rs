@@ -1,29 +1,40 @@
 use crate::cli::Generate;
+use crate::device::{Mode, on_device};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::io::Write;
 use tamborim_kernels::sample::{Sampler, Sampling};
-use tamborim_kernels::{Logits, Model};
+use tamborim_kernels::{Backend, Logits, Model};
 
 pub fn run(args: &Generate) -> Result<Outcome> {
     let model = OpenModel::open(&args.model, &args.open)?;
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p };
     let mut shown = None;
-    generate(&model, &args.prompt, args.n, Sampler::new(sampling, args.seed), |text| {
+    let show = |text: &str| {
         let from = shown.replace(text.len()).unwrap_or_else(|| {
             print!("{}", args.prompt);
             0
         });
         print!("{}", &text[from..]);
         let _ = std::io::stdout().flush();
-    })?;
+    };
+    let sampler = Sampler::new(sampling, args.seed);
+    on_device!(args.device.open(Mode::Fast)?, |backend| generate(
+        &backend,
+        &model,
+        &args.prompt,
+        args.n,
+        sampler,
+        show
+    ))?;
     println!();
     Ok(Outcome::Done)
 }
 
 /// Continues `prompt` by up to `n` tokens, ending early at the end-of-document token; `grown` sees the
 /// continuation so far, first the empty one when all is loaded.
-pub fn generate(
+pub fn generate<B: Backend>(
+    backend: &B,
     model: &OpenModel,
     prompt: &str,
     n: usize,
@@ -31,13 +42,13 @@ pub fn generate(
     mut grown: impl FnMut(&str),
 ) -> Result<String> {
     let tokenizer = model.tokenizer()?;
-    let runtime = Model::load(model.source())?;
+    let runtime = Model::load(backend, model.source())?;
     let vocab_size = runtime.plan().vocab_size;
     let mut next: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)).collect();
     if next.is_empty() {
         return Err("--prompt: expected text, found none, and the tokenizer has no token to begin with".into());
     }
-    let mut state = runtime.start();
+    let mut state = runtime.start()?;
     // The decoder goes over the prompt first: whether a leading space is kept depends on what came before.
     let mut decoder = tokenizer.decoder();
     next.iter().for_each(|id| decoder.push(*id, &mut String::new()));
@@ -45,7 +56,10 @@ pub fn generate(
     grown(&text);
     for _ in 0..n {
         let mut token = 0;
-        runtime.forward(&next, &mut state, Logits::Last, |l| token = sampler.next(&l[..vocab_size]))?;
+        runtime.forward(&next, &mut state, Logits::Last, |logits| -> Result<()> {
+            token = sampler.next(&backend.read(&logits)?[..vocab_size]);
+            Ok(())
+        })?;
         if Some(token) == tokenizer.eos() {
             break;
         }

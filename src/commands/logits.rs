@@ -1,18 +1,21 @@
 use crate::cli::LogitsArgs;
+use crate::device::{Mode, on_device};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use serde::Deserialize;
 use tamborim_converters::SafetensorsWriter;
-use tamborim_kernels::{Logits, Model};
-
-/// Tokens given to the model at a time where the user does not say: the runtime's own pace.
-const STEP: usize = 256;
+use tamborim_kernels::{Backend, Logits, Model};
 
 pub fn run(args: &LogitsArgs) -> Result<Outcome> {
     let sequences = read_tokens(args)?;
     let model = OpenModel::open(&args.model, &args.open)?;
-    let runtime = Model::load(model.source())?;
+    on_device!(args.device.open(Mode::Exact)?, |backend| write(&backend, args, &sequences, &model))?;
+    Ok(Outcome::Done)
+}
+
+fn write<B: Backend>(backend: &B, args: &LogitsArgs, sequences: &Sequences, model: &OpenModel) -> Result<()> {
+    let runtime = Model::load(backend, model.source())?;
     let vocab = runtime.plan().padded_vocab_size;
     let length = sequences.rows[0].len();
     let mut shape = vec![length, vocab];
@@ -22,21 +25,17 @@ pub fn run(args: &LogitsArgs) -> Result<Outcome> {
     let mut writer = SafetensorsWriter::create(&args.output, &[("logits", "F32", shape)])?;
     let progress = Progress::tokens("logits", (length * sequences.rows.len()) as u64);
     for row in &sequences.rows {
-        let mut state = runtime.start();
-        for chunk in row.chunks(args.context.unwrap_or(STEP)) {
-            let mut failed = None;
-            runtime.forward(chunk, &mut state, Logits::All, |l| {
-                failed = failed.take().or(writer.put(bytemuck::cast_slice(l)).err());
+        let mut state = runtime.start()?;
+        for chunk in row.chunks(args.context.unwrap_or(backend.chunk())) {
+            runtime.forward(chunk, &mut state, Logits::All, |rows| -> Result<()> {
+                Ok(writer.put(bytemuck::cast_slice(&backend.read(&rows)?))?)
             })?;
-            if let Some(e) = failed {
-                return Err(e.into());
-            }
             progress.advance(chunk.len() as u64);
         }
     }
     writer.finish()?;
     progress.finish();
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// `{"tokens": [..]}` or `{"tokens": [[..], [..]]}`.

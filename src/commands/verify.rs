@@ -1,5 +1,6 @@
 use crate::cli::Verify;
 use crate::data::Tokens;
+use crate::device::{Mode, on_device};
 use crate::output::{bytes, table};
 use crate::pipeline::parity::compare;
 use crate::pipeline::report::{Report, Thresholds, Verdict};
@@ -15,7 +16,9 @@ pub fn run(args: &Verify) -> Result<Outcome> {
     let limit = if args.tokens == 0 { usize::MAX } else { args.tokens.saturating_add(1) };
     let tokens = Tokens::read(&args.data, limit, || reference.tokenizer().or_else(|_| candidate.tokenizer()))?;
     let thresholds = Thresholds { max_kld: args.max_kld, min_top1: args.min_top1, max_ppl_ratio: args.max_ppl_ratio };
-    let report = compare(&reference, &candidate, &tokens, args.context, thresholds)?;
+    let report = on_device!(args.device.open(Mode::Exact)?, |backend| {
+        compare(&backend, &reference, &candidate, &tokens, args.context, thresholds)
+    })?;
     let json = serde_json::to_string_pretty(&report)?;
     if let Some(folder) = &args.report {
         write_report(folder, &json)?;

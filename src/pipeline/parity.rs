@@ -5,15 +5,13 @@ use crate::Result;
 use crate::data::Tokens;
 use crate::progress::Progress;
 use crate::source::OpenModel;
-use tamborim_kernels::parity::{Distance, distances, summarize};
-use tamborim_kernels::{Logits, Model};
+use tamborim_kernels::parity::{Distance, summarize};
+use tamborim_kernels::{Backend, Logits, Model, State};
 use tamborim_quant::TensorSource;
 
-/// Positions compared at a time.
-const STEP: usize = 256;
-
 /// Runs both models over windows of `context` tokens and sums up. `tokens` holds one more than there are positions.
-pub fn compare(
+pub fn compare<B: Backend>(
+    backend: &B,
     reference: &OpenModel,
     candidate: &OpenModel,
     tokens: &Tokens,
@@ -30,39 +28,15 @@ pub fn compare(
         return Err(format!("data: token {token} at {i}: expected one of the vocabulary's {vocab_size}").into());
     }
     let progress = Progress::tokens("verify", positions as u64);
-    let (a, b) = (Model::load(reference.source())?, Model::load(candidate.source())?);
-    let strides = [a.plan().padded_vocab_size, b.plan().padded_vocab_size];
-    let mut all = Vec::with_capacity(positions);
-    for window in 0..positions.div_ceil(context) {
-        let (mut state_a, mut state_b) = (a.start(), b.start());
-        let end = positions.min((window + 1) * context);
-        let mut at = window * context;
-        while at < end {
-            let to = end.min(at + STEP);
-            let chunk = &tokens.ids[at..to];
-            let (mut logits_a, mut logits_b) = (Vec::new(), Vec::new());
-            a.forward(chunk, &mut state_a, Logits::All, |l| logits_a.extend_from_slice(l))?;
-            b.forward(chunk, &mut state_b, Logits::All, |l| logits_b.extend_from_slice(l))?;
-            let found = distances(&logits_a, &logits_b, strides, vocab_size, &tokens.ids[at + 1..=to]);
-            if let Some(i) = found.iter().position(|d| !(d.kld.is_finite() && d.mean_square_difference.is_finite())) {
-                let position = at + i;
-                return Err(format!(
-                    "position {position}: expected finite logits of both models, found NaN or infinity"
-                )
-                .into());
-            }
-            all.extend(found);
-            progress.advance((to - at) as u64);
-            at = to;
-        }
-    }
+    let models = [Model::load(backend, reference.source())?, Model::load(backend, candidate.source())?];
+    let all = side_by_side(&models, &tokens.ids, context, |n| progress.advance(n as u64))?;
     let seconds = progress.finish();
     let summary = summarize(&all);
     let missed = thresholds.missed(&summary);
     Ok(Report {
         reference: reference.facts()?,
         candidate: candidate.facts()?,
-        device: "cpu".to_owned(),
+        device: backend.describe(),
         positions,
         context,
         seconds,
@@ -84,6 +58,47 @@ pub fn compare(
         verdict: if missed.is_empty() { Verdict::Pass } else { Verdict::Fail },
         missed,
     })
+}
+
+/// How far two models' predictions of `ids[1..]` are apart, over windows of `context` tokens with fresh states.
+fn side_by_side<B: Backend>(
+    models: &[Model<'_, B>; 2],
+    ids: &[u32],
+    context: usize,
+    mut advanced: impl FnMut(usize),
+) -> Result<Vec<Distance>> {
+    let backend = models[0].backend();
+    let vocab_size = models[0].plan().vocab_size;
+    let mut all = Vec::with_capacity(ids.len() - 1);
+    while all.len() + 1 < ids.len() {
+        let mut states = [models[0].start()?, models[1].start()?];
+        let window = &ids[all.len()..ids.len().min(all.len() + context + 1)];
+        let mut at = 0;
+        while at + 1 < window.len() {
+            let to = (at + backend.chunk()).min(window.len() - 1);
+            let logits = |model: &Model<'_, B>, state: &mut State<B>| -> Result<B::Rows> {
+                let mut rows = None;
+                model.forward(&window[at..to], state, Logits::All, |r| -> Result<()> {
+                    rows = Some(r);
+                    Ok(())
+                })?;
+                rows.ok_or_else(|| "a chunk gave no logits".into())
+            };
+            let (a, b) = (logits(&models[0], &mut states[0])?, logits(&models[1], &mut states[1])?);
+            let found = backend.distances(&a, &b, vocab_size, &window[at + 1..=to])?;
+            if let Some(i) = found.iter().position(|d| !(d.kld.is_finite() && d.mean_square_difference.is_finite())) {
+                let position = all.len() + i;
+                return Err(format!(
+                    "position {position}: expected finite logits of both models, found NaN or infinity"
+                )
+                .into());
+            }
+            all.extend(found);
+            advanced(to - at);
+            at = to;
+        }
+    }
+    Ok(all)
 }
 
 /// The number of true tokens, which both must agree on.

@@ -3,6 +3,7 @@
 use super::Rows;
 use super::matmul::{Matrix, product};
 use super::simd::{LANES, dispatch, exp};
+use crate::backend::AttentionShape;
 use rayon::prelude::*;
 
 /// Queries handled by one task.
@@ -35,23 +36,10 @@ impl KeyValues {
     }
 }
 
-/// Dimensions of [`attend`].
-#[derive(Clone, Copy)]
-pub struct Shape {
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads.
-    pub groups: usize,
-    /// Channels of a head.
-    pub head_dim: usize,
-    /// Keys a token sees, itself included.
-    pub window: Option<usize>,
-}
-
 /// `softmax(q k^T / sqrt(head_dim)) v` for the queries `q` (tokens, heads * head_dim), whose own keys and values are the
 /// last rows of `kv`.
-pub fn attend(q: &Rows, kv: &KeyValues, shape: Shape) -> Rows {
-    let Shape { heads, groups, head_dim, window } = shape;
+pub fn attend(q: &Rows, kv: &KeyValues, shape: AttentionShape) -> Rows {
+    let AttentionShape { heads, groups, head_dim, window } = shape;
     let (tokens, kv_cols) = (q.rows(), groups * head_dim);
     let total = kv.keys.len() / kv_cols;
     let before = total - tokens;

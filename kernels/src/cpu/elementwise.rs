@@ -24,9 +24,21 @@ dispatch! {
     }
 }
 
-/// `gate = silu(gate) * up`.
-pub fn silu_times(gate: &mut Rows, up: &Rows) {
+/// `silu(gate) * up`.
+pub fn silu_times(mut gate: Rows, up: &Rows) -> Rows {
     gate.data.par_chunks_mut(GRAIN).zip(up.data.par_chunks(GRAIN)).for_each(|(g, u)| silu_times_slice(g, u));
+    gate
+}
+
+/// `silu(gate) * up` of rows `[gate, up]`.
+pub fn gated_halves(x: &Rows) -> Rows {
+    let half = x.cols / 2;
+    let mut y = Rows::zeros(x.rows(), half);
+    y.data.par_chunks_mut(half).zip(x.data.par_chunks(x.cols)).for_each(|(y, x)| {
+        y.copy_from_slice(&x[..half]);
+        silu_times_slice(y, &x[half..]);
+    });
+    y
 }
 
 /// `x = silu(x)`.

@@ -1,47 +1,215 @@
-//! Operations, one file each. All work on time-major float32 rows; results do not depend on the number of threads.
+//! The CPU: operations, one file each. All work on time-major float32 rows; results do not depend on the number of threads.
 
-pub mod attention;
-pub mod conv;
-pub mod elementwise;
-pub mod linear;
-pub mod matmul;
-pub mod norm;
-pub mod recurrence;
-pub mod rope;
-pub mod scan;
-pub mod simd;
+mod attention;
+mod conv;
+mod elementwise;
+mod linear;
+mod matmul;
+mod mega;
+mod norm;
+mod recurrence;
+mod rope;
+mod rows;
+mod scan;
+mod simd;
 
-/// Activations: one row of `cols` numbers per token.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    /// Row-major.
-    pub data: Vec<f32>,
-    /// Numbers in a row.
-    pub cols: usize,
+pub use attention::KeyValues;
+pub use linear::Linear;
+pub use rows::Rows;
+pub use scan::Scan;
+
+use crate::Result;
+use crate::backend::*;
+use crate::parity::{Distance, distances};
+use rope::Table;
+use std::ops::Range;
+use tamborim_model::mixers::Rope;
+
+/// Computes on the CPU, on all of rayon's threads: float32 activations and states, float32 accumulation, weights decoded
+/// exactly a panel at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+/// The tokens of a chunk and the first one's position.
+pub struct Place {
+    tokens: Vec<u32>,
+    position: u64,
 }
 
-impl Rows {
-    /// `rows` x `cols` zeros.
-    pub fn zeros(rows: usize, cols: usize) -> Rows {
-        Rows { data: vec![0.0; rows * cols], cols }
+impl Backend for Cpu {
+    type Rows = Rows;
+    type Vector = Vec<f32>;
+    type Linear<'a> = Linear<'a>;
+    type Scan<'a> = Scan<'a>;
+    type Rope = Rope;
+    type KeyValues = KeyValues;
+    type Place = Place;
+    type Recording = ();
+
+    fn describe(&self) -> String {
+        "cpu".to_owned()
     }
 
-    /// Tokens.
-    pub fn rows(&self) -> usize {
-        self.data.len().checked_div(self.cols).unwrap_or(0)
+    fn chunk(&self) -> usize {
+        256
     }
 
-    /// Row `t`.
-    pub fn row(&self, t: usize) -> &[f32] {
-        &self.data[t * self.cols..][..self.cols]
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
     }
 
-    /// Columns `range` of every row, as rows of their own.
-    pub fn columns(&self, range: std::ops::Range<usize>) -> Rows {
-        let mut data = Vec::with_capacity(self.rows() * range.len());
-        for row in self.data.chunks_exact(self.cols) {
-            data.extend_from_slice(&row[range.clone()]);
+    fn zeros(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn stack<'a>(&self, maps: Vec<Map<'a>>) -> Result<Linear<'a>> {
+        Ok(Linear::new(maps))
+    }
+
+    fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Scan<'a>> {
+        Ok(Scan::new(Linear::new(vec![dt]), &a, d))
+    }
+
+    fn scan_state(&self, scan: &Scan<'_>) -> Result<Vec<f32>> {
+        Ok(scan.start())
+    }
+
+    fn load_rope(&self, rope: &Rope) -> Result<Rope> {
+        Ok(*rope)
+    }
+
+    fn key_values(&self, _: &AttentionShape) -> Result<KeyValues> {
+        Ok(KeyValues::default())
+    }
+
+    fn reserve(&self, _: &mut KeyValues, _: &AttentionShape, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn set_place(&self, place: &mut Option<Place>, tokens: &[u32], position: u64) -> Result<()> {
+        *place = Some(Place { tokens: tokens.to_vec(), position });
+        Ok(())
+    }
+
+    fn repeat(&self, _: &mut (), walk: impl FnOnce() -> Result<Rows>) -> Result<Rows> {
+        walk()
+    }
+
+    fn embed(&self, table: &Linear<'_>, place: &Place) -> Result<Rows> {
+        Ok(table.rows_of(&place.tokens))
+    }
+
+    fn norm(&self, norm: &NormWeights<Self>, x: &Rows) -> Result<Rows> {
+        Ok(norm::apply(norm, x))
+    }
+
+    fn linear(&self, w: &Linear<'_>, x: &Rows) -> Result<Rows> {
+        Ok(w.apply(x))
+    }
+
+    fn project_gated(&self, norm: &NormWeights<Self>, w: &Linear<'_>, r: &Rows) -> Result<Rows> {
+        Ok(elementwise::gated_halves(&self.project(norm, w, r)?))
+    }
+
+    fn add_linear(&self, w: &Linear<'_>, x: &Rows, r: &mut Rows) -> Result<()> {
+        elementwise::add(r, &w.apply(x));
+        Ok(())
+    }
+
+    fn columns(&self, x: &Rows, range: Range<usize>) -> Rows {
+        x.columns(range)
+    }
+
+    fn last_row(&self, x: &Rows) -> Rows {
+        Rows { data: x.row(x.rows() - 1).to_vec(), cols: x.cols }
+    }
+
+    fn silu(&self, x: &mut Rows) -> Result<()> {
+        elementwise::silu_in_place(x);
+        Ok(())
+    }
+
+    fn conv(&self, conv: &Conv<Self>, x: &Rows, past: &mut Vec<f32>) -> Result<Rows> {
+        Ok(conv::apply(conv, x, past))
+    }
+
+    fn scan(
+        &self,
+        scan: &Scan<'_>,
+        u: &Rows,
+        driven: &Rows,
+        gate: Option<&Rows>,
+        state: &mut Vec<f32>,
+    ) -> Result<Rows> {
+        let y = scan.apply(u, driven, state);
+        Ok(match gate {
+            None => y,
+            Some(gate) => elementwise::silu_times(gate.clone(), &y),
+        })
+    }
+
+    fn attend(
+        &self,
+        shape: &AttentionShape,
+        rope: Option<&Rope>,
+        qkv: &Rows,
+        place: &Place,
+        kv: &mut KeyValues,
+    ) -> Result<Rows> {
+        let (queries, keys) = (shape.heads * shape.head_dim, shape.groups * shape.head_dim);
+        let (mut q, mut k) = (qkv.columns(0..queries), qkv.columns(queries..queries + keys));
+        if let Some(rope) = rope {
+            let table = Table::new(rope, place.position, qkv.rows());
+            table.rotate(&mut q, shape.head_dim);
+            table.rotate(&mut k, shape.head_dim);
         }
-        Rows { data, cols: range.len() }
+        kv.push(&k, &qkv.columns(queries + keys..queries + 2 * keys));
+        let mixed = attention::attend(&q, kv, *shape);
+        kv.trim(shape.window, keys);
+        Ok(mixed)
+    }
+
+    fn rotate(&self, rope: &Rope, x: &Rows, head_dim: usize, place: &Place) -> Result<Rows> {
+        let mut x = x.clone();
+        Table::new(rope, place.position, x.rows()).rotate(&mut x, head_dim);
+        Ok(x)
+    }
+
+    fn outer_scan(
+        &self,
+        heads: Heads,
+        [q, k, v]: [&Rows; 3],
+        decay: Decay<'_, Self>,
+        state: &mut Vec<f32>,
+    ) -> Result<Rows> {
+        Ok(recurrence::outer_scan(heads, [q, k, v], &recurrence::decays(decay, q.rows()), state))
+    }
+
+    fn gated_norm(&self, norm: &NormWeights<Self>, o: &Rows, gate: &Rows) -> Result<Rows> {
+        Ok(elementwise::silu_times(gate.clone(), &norm::per_head(norm, o)))
+    }
+
+    fn mega_attend(
+        &self,
+        mega: &MegaWeights<Self>,
+        mixed: &Rows,
+        v: &Rows,
+        place: &Place,
+        memory: &mut MegaMemory<Self>,
+    ) -> Result<Rows> {
+        Ok(mega::attend(mega, mixed, v, place.position, memory))
+    }
+
+    fn mega_update(&self, mega: &MegaWeights<Self>, mixed: &Rows, y: &Rows, r: &mut Rows) -> Result<()> {
+        mega::update(mega, mixed, y, r);
+        Ok(())
+    }
+
+    fn read(&self, x: &Rows) -> Result<Vec<f32>> {
+        Ok(x.data.clone())
+    }
+
+    fn distances(&self, a: &Rows, b: &Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {
+        Ok(distances(&a.data, &b.data, [a.cols, b.cols], vocab_size, targets))
     }
 }

@@ -1,39 +1,37 @@
-//! The matrix-valued recurrence of linear attention: `S = diag(decay) S + k v^T`, `o = S^T q`, per head.
+//! The matrix-valued recurrence of linear attention: `S = diag(decay) S + k v^T`, `o = S^T q / sqrt(keys)`, per head.
 
-use super::Rows;
 use super::simd::dispatch;
+use super::{Cpu, Rows};
+use crate::backend::{Decay, Heads};
 use rayon::prelude::*;
 
-/// Dimensions of [`decayed_outer_scan`].
-#[derive(Clone, Copy)]
-pub struct Heads {
-    /// Heads.
-    pub count: usize,
-    /// Key channels of a head.
-    pub keys: usize,
-    /// Value channels of a head.
-    pub values: usize,
-}
+/// Gated linear attention forgets by `sigmoid(gate)^(1 / NORMALIZER)`.
+const NORMALIZER: f32 = 16.0;
 
-/// S of every head: (keys, values) each.
-#[derive(Clone, Debug)]
-pub struct OuterState {
-    s: Vec<f32>,
-}
-
-impl OuterState {
-    /// Zeros.
-    pub fn start(heads: Heads) -> OuterState {
-        OuterState { s: vec![0.0; heads.count * heads.keys * heads.values] }
+/// The decay of every token and key channel.
+pub fn decays(decay: Decay<'_, Cpu>, tokens: usize) -> Rows {
+    match decay {
+        Decay::Constant(row) => Rows { data: row.repeat(tokens), cols: row.len() },
+        Decay::Gate(gate) => {
+            let mut decay = gate.clone();
+            decay.data.par_chunks_mut(1 << 12).for_each(|chunk| {
+                for gate in chunk {
+                    // log sigmoid(g) = min(g, 0) - ln(1 + e^-|g|), exact at both ends
+                    let log_sigmoid = gate.min(0.0) - (-gate.abs()).exp().ln_1p();
+                    *gate = (log_sigmoid / NORMALIZER).exp();
+                }
+            });
+            decay
+        }
     }
 }
 
 /// o (tokens, heads * values) for q, k and decay (tokens, heads * keys) and v (tokens, heads * values).
-pub fn decayed_outer_scan(q: &Rows, k: &Rows, v: &Rows, decay: &Rows, heads: Heads, state: &mut OuterState) -> Rows {
+pub fn outer_scan(heads: Heads, [q, k, v]: [&Rows; 3], decay: &Rows, state: &mut [f32]) -> Rows {
     let tokens = q.rows();
     let Heads { keys, values, .. } = heads;
+    let scale = 1.0 / (keys as f32).sqrt();
     let per_head: Vec<Rows> = state
-        .s
         .par_chunks_mut(keys * values)
         .enumerate()
         .map(|(h, s)| {
@@ -41,7 +39,7 @@ pub fn decayed_outer_scan(q: &Rows, k: &Rows, v: &Rows, decay: &Rows, heads: Hea
             for (t, o) in out.data.chunks_exact_mut(values).enumerate() {
                 let at = h * keys..(h + 1) * keys;
                 let v = &v.row(t)[h * values..(h + 1) * values];
-                step(s, o, &q.row(t)[at.clone()], &k.row(t)[at.clone()], v, &decay.row(t)[at]);
+                step(s, o, &q.row(t)[at.clone()], &k.row(t)[at.clone()], v, &decay.row(t)[at], scale);
             }
             out
         })
@@ -56,11 +54,12 @@ pub fn decayed_outer_scan(q: &Rows, k: &Rows, v: &Rows, decay: &Rows, heads: Hea
 }
 
 dispatch! {
-    fn step(s: &mut [f32], o: &mut [f32], q: &[f32], k: &[f32], v: &[f32], decay: &[f32]) {
+    fn step(s: &mut [f32], o: &mut [f32], q: &[f32], k: &[f32], v: &[f32], decay: &[f32], scale: f32) {
         for (i, s) in s.chunks_exact_mut(v.len()).enumerate() {
+            let q = q[i] * scale;
             for ((s, o), v) in s.iter_mut().zip(o.iter_mut()).zip(v) {
                 *s = *s * decay[i] + k[i] * v;
-                *o += q[i] * *s;
+                *o += q * *s;
             }
         }
     }

@@ -1,63 +1,65 @@
 //! Softmax attention with grouped keys and values, RoPE and an optional sliding window.
 
-use super::Chunk;
 use crate::Result;
-use crate::cpu::attention::{KeyValues, Shape, attend};
-use crate::cpu::conv::{CausalConv, ConvState};
-use crate::cpu::rope::Table;
-use crate::cpu::{Rows, linear::Linear};
+use crate::backend::{AttentionShape, Backend, Conv, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::mixers;
 
 /// The mixer. The short convolutions, where there are any, come between projection and RoPE.
-pub struct Attention<'a> {
-    dims: mixers::Attention,
-    qkv: [Linear<'a>; 3],
-    convs: Option<[CausalConv; 3]>,
-    output: Linear<'a>,
+pub struct Attention<'a, B: Backend> {
+    shape: AttentionShape,
+    rope: Option<B::Rope>,
+    qkv: B::Linear<'a>,
+    conv: Option<Conv<B>>,
+    output: B::Linear<'a>,
 }
 
 /// Keys and values that later tokens see, and the short convolutions' inputs.
-#[derive(Clone, Debug, Default)]
-pub struct AttentionState {
-    kv: KeyValues,
-    convs: [ConvState; 3],
+pub struct AttentionState<B: Backend> {
+    kv: B::KeyValues,
+    conv: B::Vector,
 }
 
-impl<'a> Attention<'a> {
-    pub fn load(dims: &mixers::Attention, loader: &Loader<'a, '_>) -> Result<Self> {
-        let convs = match dims.short_conv {
-            None => None,
-            Some(width) => Some([
-                loader.conv("attn_q_conv1d", width)?,
-                loader.conv("attn_k_conv1d", width)?,
-                loader.conv("attn_v_conv1d", width)?,
-            ]),
-        };
-        let qkv = [loader.linear("attn_q")?, loader.linear("attn_k")?, loader.linear("attn_v")?];
-        Ok(Attention { dims: dims.clone(), qkv, convs, output: loader.linear("attn_output")? })
+impl<'a, B: Backend> Attention<'a, B> {
+    pub fn load(dims: &mixers::Attention, loader: &Loader<'a, '_, B>) -> Result<Self> {
+        let mixers::Attention { heads, groups, head_dim, window, .. } = *dims;
+        let conv =
+            dims.short_conv.map(|width| loader.conv(&["attn_q_conv1d", "attn_k_conv1d", "attn_v_conv1d"], width));
+        Ok(Attention {
+            shape: AttentionShape { heads, groups, head_dim, window },
+            rope: dims.rope.as_ref().map(|r| loader.backend.load_rope(r)).transpose()?,
+            qkv: loader.stack(&["attn_q", "attn_k", "attn_v"])?,
+            conv: conv.transpose()?,
+            output: loader.linear("attn_output")?,
+        })
     }
 
-    pub fn start(&self) -> AttentionState {
-        AttentionState::default()
+    pub fn start(&self, ops: &B) -> Result<AttentionState<B>> {
+        let AttentionShape { heads, groups, head_dim, .. } = self.shape;
+        let channels = (heads + 2 * groups) * head_dim;
+        Ok(AttentionState {
+            kv: ops.key_values(&self.shape)?,
+            conv: ops.zeros(self.conv.as_ref().map_or(0, |c| c.past_len(channels)))?,
+        })
     }
 
-    pub fn forward(&self, x: &Rows, chunk: Chunk<'_>, state: &mut AttentionState) -> Rows {
-        let [mut q, mut k, mut v] = self.qkv.each_ref().map(|w| w.apply(x));
-        if let Some(convs) = &self.convs {
-            for ((stream, conv), state) in [&mut q, &mut k, &mut v].into_iter().zip(convs).zip(&mut state.convs) {
-                *stream = conv.apply(stream, state);
-            }
+    pub fn reserve(&self, ops: &B, state: &mut AttentionState<B>, end: u64) -> Result<bool> {
+        ops.reserve(&mut state.kv, &self.shape, end)
+    }
+
+    pub fn forward(
+        &self,
+        ops: &B,
+        norm: &NormWeights<B>,
+        r: &mut B::Rows,
+        place: &B::Place,
+        state: &mut AttentionState<B>,
+    ) -> Result<()> {
+        let mut qkv = ops.project(norm, &self.qkv, r)?;
+        if let Some(conv) = &self.conv {
+            qkv = ops.conv(conv, &qkv, &mut state.conv)?;
         }
-        let mixers::Attention { heads, groups, head_dim, window, .. } = self.dims;
-        if let Some(rope) = &self.dims.rope {
-            let table = Table::new(rope, chunk.position, x.rows());
-            table.rotate(&mut q, head_dim);
-            table.rotate(&mut k, head_dim);
-        }
-        state.kv.push(&k, &v);
-        let mixed = attend(&q, &state.kv, Shape { heads, groups, head_dim, window });
-        state.kv.trim(window, groups * head_dim);
-        self.output.apply(&mixed)
+        let mixed = ops.attend(&self.shape, self.rope.as_ref(), &qkv, place, &mut state.kv)?;
+        ops.add_linear(&self.output, &mixed, r)
     }
 }

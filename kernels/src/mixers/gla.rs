@@ -1,52 +1,44 @@
 //! Gated linear attention: the recurrence of retention with a decay computed from the input.
 
-use super::Chunk;
-use super::gated_output::GatedOutput;
+use super::linear_attention::LinearAttention;
 use crate::Result;
-use crate::cpu::recurrence::{Heads, OuterState, decayed_outer_scan};
-use crate::cpu::{Rows, linear::Linear};
+use crate::backend::{Backend, Decay, Heads, NormWeights};
 use crate::loader::Loader;
-use rayon::prelude::*;
 use tamborim_model::mixers;
 
-/// `a = sigmoid(gate)^(1 / NORMALIZER)`.
-const NORMALIZER: f32 = 16.0;
-
 /// The mixer.
-pub struct Gla<'a> {
-    heads: Heads,
-    qkv: [Linear<'a>; 3],
-    decay: [Linear<'a>; 2],
-    output: GatedOutput<'a>,
+pub struct Gla<'a, B: Backend> {
+    attention: LinearAttention<'a, B>,
+    decay: B::Linear<'a>,
 }
 
-impl<'a> Gla<'a> {
-    pub fn load(dims: &mixers::Gla, loader: &Loader<'a, '_>) -> Result<Self> {
+impl<'a, B: Backend> Gla<'a, B> {
+    pub fn load(dims: &mixers::Gla, loader: &Loader<'a, '_, B>) -> Result<Self> {
+        let heads = Heads { count: dims.heads, keys: dims.key_dim, values: dims.value_dim };
         Ok(Gla {
-            heads: Heads { count: dims.heads, keys: dims.key_dim, values: dims.value_dim },
-            qkv: [loader.linear("attn_q")?, loader.linear("attn_k")?, loader.linear("attn_v")?],
-            decay: [loader.linear("attn_decay_a")?, loader.linear("attn_decay_b")?],
-            output: GatedOutput::load(loader)?,
+            attention: LinearAttention::load(heads, &["attn_decay_a"], loader)?,
+            decay: loader.linear("attn_decay_b")?,
         })
     }
 
-    pub fn start(&self) -> OuterState {
-        OuterState::start(self.heads)
+    pub fn start(&self, ops: &B) -> Result<B::Vector> {
+        self.attention.start(ops)
     }
 
-    pub fn forward(&self, x: &Rows, _: Chunk<'_>, state: &mut OuterState) -> Rows {
-        let [mut q, k, v] = self.qkv.each_ref().map(|w| w.apply(x));
-        let mut decay = self.decay[1].apply(&self.decay[0].apply(x));
-        decay.data.par_chunks_mut(1 << 12).for_each(|chunk| {
-            for gate in chunk {
-                // log sigmoid(g) = min(g, 0) - ln(1 + e^-|g|), exact at both ends
-                let log_sigmoid = gate.min(0.0) - (-gate.abs()).exp().ln_1p();
-                *gate = (log_sigmoid / NORMALIZER).exp();
-            }
-        });
-        let scale = 1.0 / (self.heads.keys as f32).sqrt();
-        q.data.iter_mut().for_each(|q| *q *= scale);
-        let o = decayed_outer_scan(&q, &k, &v, &decay, self.heads, state);
-        self.output.apply(o, x)
+    pub fn reserve(&self, _: &B, _: &mut B::Vector, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub fn forward(
+        &self,
+        ops: &B,
+        norm: &NormWeights<B>,
+        r: &mut B::Rows,
+        _: &B::Place,
+        state: &mut B::Vector,
+    ) -> Result<()> {
+        let x = self.attention.project(ops, norm, r)?;
+        let gate = ops.linear(&self.decay, &x.rest)?;
+        self.attention.mix(ops, &x, Decay::Gate(&gate), r, state)
     }
 }

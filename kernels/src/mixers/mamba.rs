@@ -1,66 +1,62 @@
 //! Mamba: `out(scan(silu(conv(x))) * silu(z))`, `[x, z] = in(u)`.
 
-use super::Chunk;
 use crate::Result;
-use crate::cpu::conv::{CausalConv, ConvState};
-use crate::cpu::scan::{ScanInputs, ScanState, ScanWeights, softplus};
-use crate::cpu::{Rows, elementwise, linear::Linear};
+use crate::backend::{Backend, Conv, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::mixers::{self, SelectiveScan};
 
 /// Convolution and selective scan, with the projections that drive the scan.
-pub struct ScanMixer<'a> {
-    dims: SelectiveScan,
-    conv: CausalConv,
-    x: Linear<'a>,
-    dt: Linear<'a>,
-    scan: ScanWeights,
+pub struct ScanMixer<'a, B: Backend> {
+    d_inner: usize,
+    conv: Conv<B>,
+    x: B::Linear<'a>,
+    scan: B::Scan<'a>,
 }
 
 /// What both carry.
-#[derive(Clone, Debug)]
-pub struct ScanMixerState {
-    conv: ConvState,
-    scan: ScanState,
+pub struct ScanMixerState<B: Backend> {
+    conv: B::Vector,
+    scan: B::Vector,
 }
 
-impl<'a> ScanMixer<'a> {
-    pub fn load(dims: &SelectiveScan, loader: &Loader<'a, '_>) -> Result<Self> {
-        let a = loader.vector("ssm_a")?;
+impl<'a, B: Backend> ScanMixer<'a, B> {
+    pub fn load(dims: &SelectiveScan, loader: &Loader<'a, '_, B>) -> Result<Self> {
+        let (a, d) = (loader.numbers("ssm_a")?, loader.numbers("ssm_d")?);
         Ok(ScanMixer {
-            conv: loader.conv("ssm_conv1d", dims.d_conv)?,
+            d_inner: dims.d_inner,
+            conv: loader.conv(&["ssm_conv1d"], dims.d_conv)?,
             x: loader.linear("ssm_x")?,
-            dt: loader.linear("ssm_dt")?,
-            scan: ScanWeights::new(&a, loader.vector("ssm_d")?, dims.d_state),
-            dims: dims.clone(),
+            scan: loader.backend.load_scan(loader.map("ssm_dt")?, a, d)?,
         })
     }
 
-    pub fn start(&self) -> ScanMixerState {
-        ScanMixerState { conv: ConvState::default(), scan: self.scan.start() }
+    pub fn start(&self, ops: &B) -> Result<ScanMixerState<B>> {
+        Ok(ScanMixerState { conv: ops.zeros(self.conv.past_len(self.d_inner))?, scan: ops.scan_state(&self.scan)? })
     }
 
-    /// x (tokens, d_inner) to y (tokens, d_inner).
-    pub fn forward(&self, x: &Rows, state: &mut ScanMixerState) -> Rows {
-        let u = self.conv.apply(x, &mut state.conv);
-        let driven = self.x.apply(&u);
-        let (rank, n) = (self.dims.dt_rank, self.dims.d_state);
-        let (b, c) = (driven.columns(rank..rank + n), driven.columns(rank + n..rank + 2 * n));
-        let mut dt = self.dt.apply(&driven.columns(0..rank));
-        softplus(&mut dt);
-        self.scan.apply(&ScanInputs { u, dt, b, c }, &mut state.scan)
+    /// x (tokens, d_inner) to y (tokens, d_inner), times `silu(gate)` where there is one.
+    pub fn forward(
+        &self,
+        ops: &B,
+        x: &B::Rows,
+        gate: Option<&B::Rows>,
+        state: &mut ScanMixerState<B>,
+    ) -> Result<B::Rows> {
+        let u = ops.conv(&self.conv, x, &mut state.conv)?;
+        let driven = ops.linear(&self.x, &u)?;
+        ops.scan(&self.scan, &u, &driven, gate, &mut state.scan)
     }
 }
 
 /// The mixer.
-pub struct Mamba<'a> {
-    input: Linear<'a>,
-    mixer: ScanMixer<'a>,
-    output: Linear<'a>,
+pub struct Mamba<'a, B: Backend> {
+    input: B::Linear<'a>,
+    mixer: ScanMixer<'a, B>,
+    output: B::Linear<'a>,
 }
 
-impl<'a> Mamba<'a> {
-    pub fn load(dims: &mixers::Mamba, loader: &Loader<'a, '_>) -> Result<Self> {
+impl<'a, B: Backend> Mamba<'a, B> {
+    pub fn load(dims: &mixers::Mamba, loader: &Loader<'a, '_, B>) -> Result<Self> {
         Ok(Mamba {
             input: loader.linear("ssm_in")?,
             mixer: ScanMixer::load(&dims.scan, loader)?,
@@ -68,16 +64,26 @@ impl<'a> Mamba<'a> {
         })
     }
 
-    pub fn start(&self) -> ScanMixerState {
-        self.mixer.start()
+    pub fn start(&self, ops: &B) -> Result<ScanMixerState<B>> {
+        self.mixer.start(ops)
     }
 
-    pub fn forward(&self, u: &Rows, _: Chunk<'_>, state: &mut ScanMixerState) -> Rows {
-        let d_inner = self.mixer.dims.d_inner;
-        let xz = self.input.apply(u);
-        let mut gated = xz.columns(d_inner..2 * d_inner);
-        let y = self.mixer.forward(&xz.columns(0..d_inner), state);
-        elementwise::silu_times(&mut gated, &y);
-        self.output.apply(&gated)
+    pub fn reserve(&self, _: &B, _: &mut ScanMixerState<B>, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub fn forward(
+        &self,
+        ops: &B,
+        norm: &NormWeights<B>,
+        r: &mut B::Rows,
+        _: &B::Place,
+        state: &mut ScanMixerState<B>,
+    ) -> Result<()> {
+        let d_inner = self.mixer.d_inner;
+        let xz = ops.project(norm, &self.input, r)?;
+        let (x, z) = (ops.columns(&xz, 0..d_inner), ops.columns(&xz, d_inner..2 * d_inner));
+        let y = self.mixer.forward(ops, &x, Some(&z), state)?;
+        ops.add_linear(&self.output, &y, r)
     }
 }

@@ -1,31 +1,23 @@
-//! The mixers' math, one file each; what they are made of is in `tamborim_model::mixers`.
+//! The mixers' math, one file each, over the operations of any backend; what they are made of is in
+//! `tamborim_model::mixers`.
 
 mod attention;
-mod gated_output;
 mod gla;
+mod linear_attention;
 mod mamba;
 mod mega;
 mod retention;
 mod swiglu;
 
 use crate::Result;
-use crate::cpu::Rows;
+use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::Mixer;
-
-/// Where a chunk stands in its sequence.
-#[derive(Clone, Copy)]
-pub struct Chunk<'r> {
-    /// Position of its first token.
-    pub position: u64,
-    /// The residual stream, for the mixer that gates it.
-    pub residual: &'r Rows,
-}
 
 macro_rules! mixers {
     ($($name:ident = $weights:ty, $state:ty;)*) => {
         /// A mixer with its weights.
-        pub enum Weights<'a> {
+        pub enum Weights<'a, B: Backend> {
             $(
                 #[doc = concat!("[`", stringify!($name), "`](tamborim_model::Mixer)")]
                 $name($weights),
@@ -33,33 +25,47 @@ macro_rules! mixers {
         }
 
         /// What a mixer carries from token to token.
-        #[derive(Clone, Debug)]
-        pub enum MixerState {
+        pub enum MixerState<B: Backend> {
             $(
                 #[doc = concat!("State of [`", stringify!($name), "`](tamborim_model::Mixer)")]
                 $name($state),
             )*
         }
 
-        impl<'a> Weights<'a> {
+        impl<'a, B: Backend> Weights<'a, B> {
             /// Reads the tensors of `mixer`.
-            pub fn load(mixer: &Mixer, loader: &Loader<'a, '_>) -> Result<Weights<'a>> {
+            pub fn load(mixer: &Mixer, loader: &Loader<'a, '_, B>) -> Result<Weights<'a, B>> {
                 match mixer {
                     $(Mixer::$name(m) => Ok(Weights::$name(<$weights>::load(m, loader)?)),)*
                 }
             }
 
             /// The state before the first token.
-            pub fn start(&self) -> MixerState {
+            pub fn start(&self, ops: &B) -> Result<MixerState<B>> {
                 match self {
-                    $(Weights::$name(w) => MixerState::$name(w.start()),)*
+                    $(Weights::$name(w) => Ok(MixerState::$name(w.start(ops)?)),)*
                 }
             }
 
-            /// What the mixer adds to the residual stream for the normed rows `x`.
-            pub fn forward(&self, x: &Rows, chunk: Chunk<'_>, state: &mut MixerState) -> Rows {
+            /// Makes room for what positions below `end` leave behind; whether anything moved for it.
+            pub fn reserve(&self, ops: &B, state: &mut MixerState<B>, end: u64) -> Result<bool> {
                 match (self, state) {
-                    $((Weights::$name(w), MixerState::$name(s)) => w.forward(x, chunk, s),)*
+                    $((Weights::$name(w), MixerState::$name(s)) => w.reserve(ops, s, end),)*
+                    _ => unreachable!("a state of another model"),
+                }
+            }
+
+            /// Adds to the residual stream what the mixer makes of `norm(r)`.
+            pub fn forward(
+                &self,
+                ops: &B,
+                norm: &NormWeights<B>,
+                r: &mut B::Rows,
+                place: &B::Place,
+                state: &mut MixerState<B>,
+            ) -> Result<()> {
+                match (self, state) {
+                    $((Weights::$name(w), MixerState::$name(s)) => w.forward(ops, norm, r, place, s),)*
                     _ => unreachable!("a state of another model"),
                 }
             }
@@ -69,10 +75,10 @@ macro_rules! mixers {
 
 // The table: a mixer is one line here and one file.
 mixers! {
-    Mamba = mamba::Mamba<'a>, mamba::ScanMixerState;
-    Attention = attention::Attention<'a>, attention::AttentionState;
-    SwiGlu = swiglu::SwiGlu<'a>, ();
-    Retention = retention::Retention<'a>, crate::cpu::recurrence::OuterState;
-    Gla = gla::Gla<'a>, crate::cpu::recurrence::OuterState;
-    Mega = mega::Mega<'a>, mega::MegaState;
+    Mamba = mamba::Mamba<'a, B>, mamba::ScanMixerState<B>;
+    Attention = attention::Attention<'a, B>, attention::AttentionState<B>;
+    SwiGlu = swiglu::SwiGlu<'a, B>, ();
+    Retention = retention::Retention<'a, B>, B::Vector;
+    Gla = gla::Gla<'a, B>, B::Vector;
+    Mega = mega::Mega<'a, B>, mega::MegaState<B>;
 }

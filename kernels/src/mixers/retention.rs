@@ -1,48 +1,50 @@
 //! Multi-scale retention: a decayed outer-product recurrence with RoPE, a norm per head and an output gate.
 
-use super::Chunk;
-use super::gated_output::GatedOutput;
+use super::linear_attention::LinearAttention;
 use crate::Result;
-use crate::cpu::recurrence::{Heads, OuterState, decayed_outer_scan};
-use crate::cpu::{Rows, linear::Linear, rope::Table};
+use crate::backend::{Backend, Decay, Heads, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::mixers::{self, Rope, RopeTable};
 
 /// The mixer.
-pub struct Retention<'a> {
-    heads: Heads,
-    rope: Rope,
-    qkv: [Linear<'a>; 3],
-    output: GatedOutput<'a>,
+pub struct Retention<'a, B: Backend> {
+    attention: LinearAttention<'a, B>,
+    rope: B::Rope,
+    decay: B::Vector,
 }
 
-impl<'a> Retention<'a> {
-    pub fn load(dims: &mixers::Retention, loader: &Loader<'a, '_>) -> Result<Self> {
+impl<'a, B: Backend> Retention<'a, B> {
+    pub fn load(dims: &mixers::Retention, loader: &Loader<'a, '_, B>) -> Result<Self> {
+        let heads = Heads { count: dims.heads, keys: dims.key_dim, values: dims.value_dim };
+        let rope = Rope { dims: dims.key_dim, base: 10000.0, condense: 1.0, table: RopeTable::F32 };
+        // gamma = 1 - 2^-(5 + head), the same for all channels of a head.
+        let decay = (0..heads.count).flat_map(|h| std::iter::repeat_n(1.0 - (-5.0 - h as f32).exp2(), heads.keys));
         Ok(Retention {
-            heads: Heads { count: dims.heads, keys: dims.key_dim, values: dims.value_dim },
-            rope: Rope { dims: dims.key_dim, base: 10000.0, condense: 1.0, table: RopeTable::F32 },
-            qkv: [loader.linear("attn_q")?, loader.linear("attn_k")?, loader.linear("attn_v")?],
-            output: GatedOutput::load(loader)?,
+            attention: LinearAttention::load(heads, &[], loader)?,
+            rope: loader.backend.load_rope(&rope)?,
+            decay: loader.backend.vector(decay.collect())?,
         })
     }
 
-    pub fn start(&self) -> OuterState {
-        OuterState::start(self.heads)
+    pub fn start(&self, ops: &B) -> Result<B::Vector> {
+        self.attention.start(ops)
     }
 
-    pub fn forward(&self, x: &Rows, chunk: Chunk<'_>, state: &mut OuterState) -> Rows {
-        let [mut q, mut k, v] = self.qkv.each_ref().map(|w| w.apply(x));
-        let table = Table::new(&self.rope, chunk.position, x.rows());
-        table.rotate(&mut q, self.heads.keys);
-        table.rotate(&mut k, self.heads.keys);
-        let scale = 1.0 / (self.heads.keys as f32).sqrt();
-        q.data.iter_mut().for_each(|q| *q *= scale);
-        // gamma = 1 - 2^-(5 + head), the same for all channels of a head.
-        let row: Vec<f32> = (0..self.heads.count)
-            .flat_map(|h| std::iter::repeat_n(1.0 - (-5.0 - h as f32).exp2(), self.heads.keys))
-            .collect();
-        let decay = Rows { data: row.repeat(x.rows()), cols: row.len() };
-        let o = decayed_outer_scan(&q, &k, &v, &decay, self.heads, state);
-        self.output.apply(o, x)
+    pub fn reserve(&self, _: &B, _: &mut B::Vector, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub fn forward(
+        &self,
+        ops: &B,
+        norm: &NormWeights<B>,
+        r: &mut B::Rows,
+        place: &B::Place,
+        state: &mut B::Vector,
+    ) -> Result<()> {
+        let mut x = self.attention.project(ops, norm, r)?;
+        x.q = ops.rotate(&self.rope, &x.q, self.attention.heads.keys, place)?;
+        x.k = ops.rotate(&self.rope, &x.k, self.attention.heads.keys, place)?;
+        self.attention.mix(ops, &x, Decay::Constant(&self.decay), r, state)
     }
 }

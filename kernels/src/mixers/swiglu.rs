@@ -1,30 +1,33 @@
 //! SwiGLU: `down(silu(gate x) * (up x))`.
 
-use super::Chunk;
 use crate::Result;
-use crate::cpu::{Rows, elementwise, linear::Linear};
+use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::mixers;
 
 /// The mixer, as the MLP half of a block or in the mixer's place.
-pub struct SwiGlu<'a> {
-    gate: Linear<'a>,
-    up: Linear<'a>,
-    down: Linear<'a>,
+pub struct SwiGlu<'a, B: Backend> {
+    gate_up: B::Linear<'a>,
+    down: B::Linear<'a>,
 }
 
-impl<'a> SwiGlu<'a> {
-    pub fn load(_: &mixers::SwiGlu, loader: &Loader<'a, '_>) -> Result<Self> {
+impl<'a, B: Backend> SwiGlu<'a, B> {
+    pub fn load(_: &mixers::SwiGlu, loader: &Loader<'a, '_, B>) -> Result<Self> {
         let [gate, up, down] =
             if loader.is_mlp() { ["ffn_gate", "ffn_up", "ffn_down"] } else { ["mix_gate", "mix_up", "mix_down"] };
-        Ok(SwiGlu { gate: loader.linear(gate)?, up: loader.linear(up)?, down: loader.linear(down)? })
+        Ok(SwiGlu { gate_up: loader.stack(&[gate, up])?, down: loader.linear(down)? })
     }
 
-    pub fn start(&self) {}
+    pub fn start(&self, _: &B) -> Result<()> {
+        Ok(())
+    }
 
-    pub fn forward(&self, x: &Rows, _: Chunk<'_>, _: &mut ()) -> Rows {
-        let mut hidden = self.gate.apply(x);
-        elementwise::silu_times(&mut hidden, &self.up.apply(x));
-        self.down.apply(&hidden)
+    pub fn reserve(&self, _: &B, (): &mut (), _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub fn forward(&self, ops: &B, norm: &NormWeights<B>, r: &mut B::Rows, _: &B::Place, (): &mut ()) -> Result<()> {
+        let hidden = ops.project_gated(norm, &self.gate_up, r)?;
+        ops.add_linear(&self.down, &hidden, r)
     }
 }

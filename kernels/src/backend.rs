@@ -1,0 +1,263 @@
+//! What the mixers' math is written in: the operations of one device.
+
+use crate::Result;
+use crate::parity::Distance;
+use std::ops::Range;
+use tamborim_model::mixers::Rope;
+use tamborim_model::{Norm, NormKind};
+use tamborim_quant::Tensor;
+
+/// How a device that has a choice computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Weights decoded exactly, float32 activations, IEEE float32 products and sums, the same bits in every run.
+    Exact,
+    /// bfloat16 activations and matrix units, float32 sums and states; quantized weights meet 8-bit activations one token at
+    /// a time.
+    Fast,
+}
+
+/// A matrix (outputs, inputs) and a bias of as many outputs.
+pub struct Map<'a> {
+    /// The matrix, in the format it is stored in.
+    pub weight: Tensor<'a>,
+    /// Added to every row of products.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A norm with its weights.
+pub struct NormWeights<B: Backend> {
+    /// Formula and epsilon.
+    pub norm: Norm,
+    /// Scale per channel.
+    pub weight: B::Vector,
+    /// Offset per channel; LayerNorm only.
+    pub bias: Option<B::Vector>,
+}
+
+/// A depthwise causal convolution over time with SiLU after it:
+/// `y[t, c] = silu(sum_j taps[j, c] x[t - width + 1 + j, c] + bias[c])`, zeros before the start.
+pub struct Conv<B: Backend> {
+    /// (width, channels), oldest first.
+    pub taps: B::Vector,
+    /// Taps.
+    pub width: usize,
+    /// Per channel.
+    pub bias: Option<B::Vector>,
+}
+
+/// Dimensions of softmax attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub groups: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Keys a token sees, itself included; `None`: all.
+    pub window: Option<usize>,
+}
+
+/// Dimensions of an outer-product recurrence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads.
+    pub count: usize,
+    /// Key channels of a head.
+    pub keys: usize,
+    /// Value channels of a head.
+    pub values: usize,
+}
+
+/// How an outer-product recurrence forgets.
+pub enum Decay<'r, B: Backend> {
+    /// A constant per key channel of every head: (heads * keys).
+    Constant(&'r B::Vector),
+    /// `sigmoid(g)^(1/16)` of a gate per token and key channel: (tokens, heads * keys).
+    Gate(&'r B::Rows),
+}
+
+/// Weights of Mega's attention; all vectors have `z_dim` channels.
+pub struct MegaWeights<B: Backend> {
+    /// Scales of queries, then of keys.
+    pub gamma: B::Vector,
+    /// Offsets of queries, then of keys.
+    pub beta: B::Vector,
+    /// Vectors whose products are the position bias, a row for each place of a chunk: of queries, then of keys.
+    pub positions: [B::Vector; 2],
+    /// Channels of queries and keys.
+    pub z_dim: usize,
+    /// Channels of values: d_model.
+    pub d_model: usize,
+    /// Tokens that see each other.
+    pub chunk: usize,
+}
+
+/// Mega's keys (chunk, z_dim) and values (chunk, d_model) of the chunk under way.
+pub struct MegaMemory<B: Backend> {
+    /// Filled up to the place of the last token.
+    pub keys: B::Vector,
+    /// As the keys.
+    pub values: B::Vector,
+}
+
+/// The operations of a device. Activations are rows, one per token; what a mixer carries from token to token is updated in
+/// place. Every operation exists once for each backend; `tests/operations.rs` holds all to float64.
+pub trait Backend: Sized {
+    /// Activations: (tokens, channels).
+    type Rows;
+    /// float32 numbers that stay: small weights and states.
+    type Vector;
+    /// Matrices with the same input, one under the other: (all outputs, inputs).
+    type Linear<'a>;
+    /// `dt` projection, A and D of a selective scan.
+    type Scan<'a>;
+    /// A rotary position embedding.
+    type Rope;
+    /// Keys and values that later tokens see.
+    type KeyValues;
+    /// The tokens of a chunk and where they stand in their sequence.
+    type Place;
+    /// One token's way through a model, to be repeated.
+    type Recording: Default;
+
+    /// What it computes on, in words.
+    fn describe(&self) -> String;
+    /// Tokens that go through the layers together.
+    fn chunk(&self) -> usize;
+
+    /// Takes numbers along.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+    /// `len` zeros.
+    fn zeros(&self, len: usize) -> Result<Self::Vector>;
+    /// Stacks maps that have the same input.
+    fn stack<'a>(&self, maps: Vec<Map<'a>>) -> Result<Self::Linear<'a>>;
+    /// A selective scan of A (d_inner, d_state) and D (d_inner), its step sizes from `dt` (d_inner, dt_rank).
+    fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Self::Scan<'a>>;
+    /// The state of a scan before the first token.
+    fn scan_state(&self, scan: &Self::Scan<'_>) -> Result<Self::Vector>;
+    /// A rotary embedding.
+    fn load_rope(&self, rope: &Rope) -> Result<Self::Rope>;
+    /// Keys and values before the first token.
+    fn key_values(&self, shape: &AttentionShape) -> Result<Self::KeyValues>;
+    /// Makes room for the keys and values of positions below `end`, at most a chunk beyond those that are there. Whether
+    /// they moved: recordings that use them are worth nothing then.
+    fn reserve(&self, kv: &mut Self::KeyValues, shape: &AttentionShape, end: u64) -> Result<bool>;
+
+    /// Puts the next chunk's tokens and position where the operations find them.
+    fn set_place(&self, place: &mut Option<Self::Place>, tokens: &[u32], position: u64) -> Result<()>;
+    /// Runs `walk`, which is the same for every token of a sequence but for what `place` says, or what it did last time.
+    fn repeat(&self, recording: &mut Self::Recording, walk: impl FnOnce() -> Result<Self::Rows>) -> Result<Self::Rows>;
+
+    /// Rows of `table`, which is one matrix, by the chunk's tokens.
+    fn embed(&self, table: &Self::Linear<'_>, place: &Self::Place) -> Result<Self::Rows>;
+    /// Every row normalized.
+    fn norm(&self, norm: &NormWeights<Self>, x: &Self::Rows) -> Result<Self::Rows>;
+    /// `x W^T + b`: (tokens, all outputs).
+    fn linear(&self, w: &Self::Linear<'_>, x: &Self::Rows) -> Result<Self::Rows>;
+    /// `norm(r) W^T + b`.
+    fn project(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
+        self.linear(w, &self.norm(norm, r)?)
+    }
+    /// `silu(gate) * up` of `norm(r)`, gate and up stacked in `w`: (tokens, half its outputs).
+    fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows>;
+    /// `r += x W^T + b`.
+    fn add_linear(&self, w: &Self::Linear<'_>, x: &Self::Rows, r: &mut Self::Rows) -> Result<()>;
+
+    /// Columns `range` of every row.
+    fn columns(&self, x: &Self::Rows, range: Range<usize>) -> Self::Rows;
+    /// The last row.
+    fn last_row(&self, x: &Self::Rows) -> Self::Rows;
+    /// `x = silu(x)`.
+    fn silu(&self, x: &mut Self::Rows) -> Result<()>;
+
+    /// The convolution of x, continuing after `past`, the last `width - 1` inputs (width - 1, channels).
+    fn conv(&self, conv: &Conv<Self>, x: &Self::Rows, past: &mut Self::Vector) -> Result<Self::Rows>;
+    /// `h = exp(dt A) h + dt B u`, `y = <h, C> + D u`, times `silu(gate)` where there is one. `u` and `gate` are (tokens,
+    /// d_inner); `driven` is (tokens, dt_rank + 2 d_state): what `dt = softplus(W_dt ..)` comes from, B, and C.
+    fn scan(
+        &self,
+        scan: &Self::Scan<'_>,
+        u: &Self::Rows,
+        driven: &Self::Rows,
+        gate: Option<&Self::Rows>,
+        state: &mut Self::Vector,
+    ) -> Result<Self::Rows>;
+    /// Causal softmax attention of `qkv` (tokens, (heads + 2 groups) * head_dim), queries and keys turned by `rope` first:
+    /// (tokens, heads * head_dim). Appends to `kv`, where [`Backend::reserve`] has made room.
+    fn attend(
+        &self,
+        shape: &AttentionShape,
+        rope: Option<&Self::Rope>,
+        qkv: &Self::Rows,
+        place: &Self::Place,
+        kv: &mut Self::KeyValues,
+    ) -> Result<Self::Rows>;
+    /// Every head of `head_dim` channels turned.
+    fn rotate(&self, rope: &Self::Rope, x: &Self::Rows, head_dim: usize, place: &Self::Place) -> Result<Self::Rows>;
+    /// Of q, k and v, per head `S = diag(decay) S + k v^T`, `o = S^T q / sqrt(keys)`: (tokens, heads * values). `state` holds S of every
+    /// head.
+    fn outer_scan(
+        &self,
+        heads: Heads,
+        qkv: [&Self::Rows; 3],
+        decay: Decay<'_, Self>,
+        state: &mut Self::Vector,
+    ) -> Result<Self::Rows>;
+    /// `rms(o per head) * weight * silu(gate)`; a head has as many channels as there are weights.
+    fn gated_norm(&self, norm: &NormWeights<Self>, o: &Self::Rows, gate: &Self::Rows) -> Result<Self::Rows>;
+    /// Mega's attention, gated: of rows `[u (d), z (z_dim), r (d), h (d)]` of `mixed` and values v (tokens, d), `silu(r)`
+    /// times the softmax attention of `silu(z) gamma + beta` inside chunks: (tokens, d).
+    fn mega_attend(
+        &self,
+        mega: &MegaWeights<Self>,
+        mixed: &Self::Rows,
+        v: &Self::Rows,
+        place: &Self::Place,
+        memory: &mut MegaMemory<Self>,
+    ) -> Result<Self::Rows>;
+    /// `r += sigmoid(u) (silu(y + h) - r)`, u and h from `mixed` as in [`Backend::mega_attend`].
+    fn mega_update(
+        &self,
+        mega: &MegaWeights<Self>,
+        mixed: &Self::Rows,
+        y: &Self::Rows,
+        r: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// The numbers, row after row.
+    fn read(&self, x: &Self::Rows) -> Result<Vec<f32>>;
+    /// How far the rows of two models' logits are apart, over their first `vocab_size` columns.
+    fn distances(&self, a: &Self::Rows, b: &Self::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>>;
+}
+
+impl<B: Backend> NormWeights<B> {
+    /// Takes the weights along.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn new(backend: &B, norm: Norm, weight: Vec<f32>, bias: Vec<f32>) -> Result<NormWeights<B>> {
+        let bias = match norm.kind {
+            NormKind::Rms => None,
+            NormKind::Layer => Some(backend.vector(bias)?),
+        };
+        Ok(NormWeights { norm, weight: backend.vector(weight)?, bias })
+    }
+}
+
+impl<B: Backend> Conv<B> {
+    /// From a kernel of (channels, width).
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn new(backend: &B, kernel: &[f32], width: usize, bias: Option<Vec<f32>>) -> Result<Conv<B>> {
+        let taps = (0..width).flat_map(|j| kernel.iter().skip(j).step_by(width).copied()).collect();
+        Ok(Conv { taps: backend.vector(taps)?, width, bias: bias.map(|b| backend.vector(b)).transpose()? })
+    }
+
+    /// Numbers carried from chunk to chunk by a convolution of `channels`.
+    pub fn past_len(&self, channels: usize) -> usize {
+        (self.width - 1) * channels
+    }
+}
