@@ -226,6 +226,8 @@ pub trait Backend: Sized {
         r: &mut Self::Rows,
     ) -> Result<()>;
 
+    /// Activations of `cols` channels from numbers, row after row.
+    fn rows(&self, cols: usize, numbers: Vec<f32>) -> Result<Self::Rows>;
     /// The numbers, row after row.
     fn read(&self, x: &Self::Rows) -> Result<Vec<f32>>;
     /// How far the rows of two models' logits are apart, over their first `vocab_size` columns.

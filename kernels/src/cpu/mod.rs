@@ -205,6 +205,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn rows(&self, cols: usize, data: Vec<f32>) -> Result<Rows> {
+        Ok(Rows { data, cols })
+    }
+
     fn read(&self, x: &Rows) -> Result<Vec<f32>> {
         Ok(x.data.clone())
     }
