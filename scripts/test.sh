@@ -24,6 +24,26 @@ if [ -z "${TAMBORIM_PYTHON:-}" ]; then
     fi
 fi
 
+# The CUDA kernels: what is checked in must be what their sources compile to. Needs one pinned package and no GPU.
+nvrtc=nvidia-cuda-nvrtc-cu12==12.9.86
+if [ "$(cat .venv-nvrtc/pinned 2> /dev/null)" != "$nvrtc" ]; then
+    say "Python package for the kernels: $nvrtc"
+    if need_python && python3 -m venv .venv-nvrtc \
+        && .venv-nvrtc/bin/python -m pip install --quiet --disable-pip-version-check --retries 2 "$nvrtc"; then
+        printf '%s' "$nvrtc" > .venv-nvrtc/pinned
+    fi
+fi
+if [ -f .venv-nvrtc/pinned ]; then
+    say "kernels"
+    kernels/cuda/build.py --venv .venv-nvrtc --check
+else
+    say "no $nvrtc here: whether the compiled kernels are those of the sources is not checked"
+fi
+# The same sources on the CPU, behind a stand-in for the driver.
+stand_in=$PWD/target/cuda-on-cpu
+say "kernels on the CPU"
+kernels/cuda/shim/build.sh "$stand_in"
+
 # One profile for all, so that what lints and documentation build (procedural macros, build scripts) serves the tests too.
 say "cargo fmt"
 cargo fmt --all --check
@@ -33,8 +53,19 @@ say "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --release
 say "documentation tests"
 cargo test --quiet --workspace --release --doc
+run_tests() { # what cargo nextest selects, and what cargo test does
+    if cargo nextest --version > /dev/null 2>&1; then
+        cargo nextest run --workspace --release --no-fail-fast --status-level slow --final-status-level slow ${1:+-E "test($1)"}
+    else
+        cargo test --quiet --workspace --release --no-fail-fast --lib --bins --tests ${1:-}
+    fi
+}
+# Threads of a block in their plain order, and in two shuffled ones: a missing barrier shows as wrong numbers.
+for seed in 0 1 2; do
+    say "tests of the CUDA runtime on the CPU, order of threads $seed"
+    filter=cuda_
+    [ "$seed" = 0 ] || filter=cuda_exact_operations
+    TAMBORIM_CUDA_PATH=$stand_in SHIM_SEED=$seed run_tests "$filter"
+done
 say "tests"
-if cargo nextest --version > /dev/null 2>&1; then
-    exec cargo nextest run --workspace --release --no-fail-fast --status-level slow --final-status-level slow
-fi
-exec cargo test --quiet --workspace --release --no-fail-fast --lib --bins --tests
+run_tests

@@ -235,16 +235,32 @@ pub struct LogitsArgs {
 #[derive(Args)]
 pub struct Bench {
     /// The model
-    pub model: PathBuf,
+    #[arg(required_unless_present_any = ["random", "kernels"], conflicts_with = "random")]
+    pub model: Option<PathBuf>,
+    /// Time single GPU kernels at the sizes of Samba_1.3B instead
+    #[arg(long, conflicts_with_all = ["random", "model"])]
+    pub kernels: bool,
+    /// Measure a model of random weights instead: an official name (Samba_1.3B, ...) or a JSON file of config fields
+    #[arg(long, value_name = "NAME|FILE")]
+    pub random: Option<String>,
+    /// Type of the random weights: as for quantize
+    #[arg(long, value_name = "TYPE", default_value = "bf16", requires = "random")]
+    pub to: Recipe,
     /// Tokens of prefill
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub prefill: usize,
     /// Tokens decoded one by one
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     pub decode: usize,
+    /// Tokens that the model has seen before those
+    #[arg(long, default_value_t = 0)]
+    pub depth: usize,
     /// Times each is repeated; the median counts
     #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     pub repeat: usize,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
     #[command(flatten)]

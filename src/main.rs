@@ -7,6 +7,7 @@ mod device;
 mod output;
 mod pipeline;
 mod progress;
+mod random;
 mod source;
 
 use std::process::ExitCode;
@@ -30,8 +31,10 @@ fn main() -> ExitCode {
     match outcome
         .unwrap_or_else(|_| Err("internal error: please report what was run, with RUST_BACKTRACE=1 set".into()))
     {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::ThresholdMissed) => ExitCode::from(1),
+        Ok(outcome) => {
+            output::notes().iter().for_each(|line| eprintln!("{line}"));
+            ExitCode::from(u8::from(outcome == Outcome::ThresholdMissed))
+        }
         Err(error) => {
             eprintln!("tamborim: {}", output::one_line(&error.to_string()));
             ExitCode::from(2)

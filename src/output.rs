@@ -1,10 +1,24 @@
 //! Words and tables for people.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use std::sync::Mutex;
 
 /// Keeps a message on one line, and terminal controls that a file name or tensor name may carry off the terminal.
 pub fn one_line(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What a command that succeeds says on stderr at its end; one that fails says its one line alone.
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps a line for the end.
+pub fn note(line: String) {
+    NOTES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(line);
+}
+
+/// The lines kept so far.
+pub fn notes() -> Vec<String> {
+    std::mem::take(&mut *NOTES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// A borderless table; columns whose header starts with `>` are aligned right.

@@ -126,6 +126,10 @@ pub trait Backend: Sized {
     fn describe(&self) -> String;
     /// Tokens that go through the layers together.
     fn chunk(&self) -> usize;
+    /// Whether products and sums are those of [`Mode::Exact`].
+    fn is_exact(&self) -> bool;
+    /// The same device in its other mode; `None` where there is but one way to compute.
+    fn other_mode(&self) -> Result<Option<Self>>;
 
     /// Takes numbers along.
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
@@ -159,6 +163,10 @@ pub trait Backend: Sized {
     /// `norm(r) W^T + b`.
     fn project(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
         self.linear(w, &self.norm(norm, r)?)
+    }
+    /// [`Backend::project`], in float32 whatever the mode.
+    fn project_logits(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
+        self.project(norm, w, r)
     }
     /// `silu(gate) * up` of `norm(r)`, gate and up stacked in `w`: (tokens, half its outputs).
     fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows>;
@@ -207,8 +215,8 @@ pub trait Backend: Sized {
     ) -> Result<Self::Rows>;
     /// `rms(o per head) * weight * silu(gate)`; a head has as many channels as there are weights.
     fn gated_norm(&self, norm: &NormWeights<Self>, o: &Self::Rows, gate: &Self::Rows) -> Result<Self::Rows>;
-    /// Mega's attention, gated: of rows `[u (d), z (z_dim), r (d), h (d)]` of `mixed` and values v (tokens, d), `silu(r)`
-    /// times the softmax attention of `silu(z) gamma + beta` inside chunks: (tokens, d).
+    /// Mega's attention, gated: of rows `[u (d), z (z_dim), r (d), h (d)]` of `mixed` and v (tokens, d), `silu(r)` times the
+    /// softmax attention of `silu(z) gamma + beta` over values `silu(v)` inside chunks: (tokens, d).
     fn mega_attend(
         &self,
         mega: &MegaWeights<Self>,

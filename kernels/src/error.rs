@@ -5,6 +5,9 @@ pub enum Error {
     /// A tensor could not be read.
     #[error(transparent)]
     Source(Box<dyn std::error::Error + Send + Sync>),
+    /// The device cannot do it.
+    #[error(transparent)]
+    Device(#[from] crate::cuda::DeviceError),
     /// A token is not in the vocabulary.
     #[error("token {token} at position {position}: expected a number below the vocabulary size {vocab_size}")]
     Token {

@@ -5,6 +5,7 @@
 
 mod backend;
 mod cpu;
+mod cuda;
 mod error;
 mod loader;
 mod mixers;
@@ -14,5 +15,6 @@ pub mod sample;
 
 pub use backend::*;
 pub use cpu::Cpu;
+pub use cuda::{Cuda, DeviceError, KernelTime};
 pub use error::{Error, Result};
 pub use model::{Logits, Model, State};

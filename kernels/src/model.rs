@@ -165,8 +165,8 @@ impl<'a, B: Backend> Model<'a, B> {
     fn logits(&self, r: &B::Rows, which: Logits) -> Result<B::Rows> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         match which {
-            Logits::All => self.backend.project(&self.final_norm, head, r),
-            Logits::Last => self.backend.project(&self.final_norm, head, &self.backend.last_row(r)),
+            Logits::All => self.backend.project_logits(&self.final_norm, head, r),
+            Logits::Last => self.backend.project_logits(&self.final_norm, head, &self.backend.last_row(r)),
         }
     }
 }

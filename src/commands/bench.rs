@@ -1,40 +1,121 @@
 use crate::cli::Bench;
-use crate::device::{Mode, on_device};
+use crate::device::{Device, Mode, on_device};
 use crate::output::table;
+use crate::random::RandomModel;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
+use serde::Serialize;
 use std::time::Instant;
-use tamborim_kernels::{Backend, Logits, Model};
+use tamborim_kernels::{Backend, Logits, Model, State};
+use tamborim_quant::TensorSource;
 
 pub fn run(args: &Bench) -> Result<Outcome> {
-    let model = OpenModel::open(&args.model, &args.open)?;
-    on_device!(args.device.open(Mode::Fast)?, |backend| measure(&backend, args, &model))
+    if args.kernels {
+        return kernels(args);
+    }
+    let opened = args.model.as_ref().map(|path| OpenModel::open(path, &args.open)).transpose()?;
+    let random = args.random.as_ref().map(|config| RandomModel::new(config, args.to)).transpose()?;
+    let source: &dyn TensorSource = match (&opened, &random) {
+        (Some(model), _) => model.source(),
+        (None, Some(model)) => model,
+        (None, None) => return Err("expected a model, or --random with a configuration".into()),
+    };
+    on_device!(args.device.open(Mode::Fast)?, |backend| measure(&backend, args, source))
 }
 
-fn measure<B: Backend>(backend: &B, args: &Bench, model: &OpenModel) -> Result<Outcome> {
-    let runtime = Model::load(backend, model.source())?;
+/// Single kernels of the GPU.
+fn kernels(args: &Bench) -> Result<Outcome> {
+    let Device::Cuda(cuda) = args.device.open(Mode::Fast)? else {
+        return Err("--kernels: expected a CUDA device, found the CPU".into());
+    };
+    let times = cuda.kernel_times()?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&times)?);
+        return Ok(Outcome::Done);
+    }
+    let rows = times.iter().map(|t| {
+        let rate = t.bytes as f64 / t.median_us * 1e-3;
+        vec![t.name.clone(), t.shape.clone(), format!("{:.2}", t.median_us), format!("{rate:.0}")]
+    });
+    println!("{}", cuda.describe());
+    print!("{}", table(&["kernel", "shape", ">us (median)", ">GB/s"], rows.collect()));
+    Ok(Outcome::Done)
+}
+
+/// One kind of work.
+#[derive(Serialize)]
+struct Speed {
+    name: &'static str,
+    tokens: usize,
+    tokens_per_second: f64,
+    slowest: f64,
+    fastest: f64,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    device: String,
+    parameters: usize,
+    /// Tokens that precede the decoded ones.
+    depth: usize,
+    speeds: Vec<Speed>,
+}
+
+fn measure<B: Backend>(backend: &B, args: &Bench, source: &dyn TensorSource) -> Result<Outcome> {
+    let runtime = Model::load(backend, source)?;
+    let vocab_size = runtime.plan().vocab_size;
     // A fixed walk over the vocabulary: the speed does not depend on which tokens they are.
-    let tokens: Vec<u32> = (0..args.prefill.max(1)).map(|i| (i * 7919 % runtime.plan().vocab_size) as u32).collect();
-    let mut prefill = Vec::new();
-    let mut decode = Vec::new();
-    for _ in 0..args.repeat {
+    let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect::<Vec<_>>();
+    let forward = |tokens: &[u32], state: &mut State<B>| {
+        runtime.forward(tokens, state, Logits::Last, |rows| -> Result<()> {
+            // Reading waits for the device, as sampling does.
+            backend.read(&rows)?;
+            Ok(())
+        })
+    };
+    let (prompt, before, continuation) = (tokens(args.prefill), tokens(args.depth), tokens(args.decode));
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    // The first round only warms up: kernels are loaded, memory is taken, the decode step is recorded.
+    for round in 0..=args.repeat {
         let mut state = runtime.start()?;
         let started = Instant::now();
-        runtime.forward(&tokens, &mut state, Logits::All, |_| -> Result<()> { Ok(()) })?;
-        prefill.push(args.prefill as f64 / started.elapsed().as_secs_f64());
-        let started = Instant::now();
-        for token in tokens.iter().cycle().take(args.decode) {
-            runtime.forward(&[*token], &mut state, Logits::Last, |_| -> Result<()> { Ok(()) })?;
+        forward(&prompt, &mut state)?;
+        let prefill_seconds = started.elapsed().as_secs_f64();
+        drop(state);
+        let mut state = runtime.start()?;
+        if !before.is_empty() {
+            forward(&before, &mut state)?;
         }
-        decode.push(args.decode as f64 / started.elapsed().as_secs_f64());
+        for token in &continuation[..continuation.len().min(3)] {
+            forward(&[*token], &mut state)?;
+        }
+        let started = Instant::now();
+        for token in &continuation {
+            forward(&[*token], &mut state)?;
+        }
+        let decode_seconds = started.elapsed().as_secs_f64();
+        if round > 0 {
+            prefill.push(prompt.len() as f64 / prefill_seconds);
+            decode.push(continuation.len() as f64 / decode_seconds);
+        }
     }
-    let row = |what: &str, n: usize, speeds: &mut Vec<f64>| {
+    let speed = |name, tokens: usize, mut speeds: Vec<f64>| {
         speeds.sort_by(f64::total_cmp);
-        let median = speeds[speeds.len() / 2];
-        let spread = format!("{:.0} to {:.0}", speeds[0], speeds[speeds.len() - 1]);
-        vec![what.to_owned(), n.to_string(), format!("{median:.0}"), spread]
+        let tokens_per_second = speeds[speeds.len() / 2];
+        Speed { name, tokens, tokens_per_second, slowest: speeds[0], fastest: speeds[speeds.len() - 1] }
     };
-    let rows = vec![row("prefill, all logits", args.prefill, &mut prefill), row("decode", args.decode, &mut decode)];
-    print!("{}", table(&["", ">tokens", ">tokens/s (median)", ">range"], rows));
+    let speeds = vec![speed("prefill", prompt.len(), prefill), speed("decode", continuation.len(), decode)];
+    let plan = runtime.plan();
+    let measured = Measured { device: backend.describe(), parameters: plan.parameters(), depth: args.depth, speeds };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        return Ok(Outcome::Done);
+    }
+    let rows = measured.speeds.iter().map(|s| {
+        let (median, range) = (format!("{:.0}", s.tokens_per_second), format!("{:.0} to {:.0}", s.slowest, s.fastest));
+        vec![s.name.to_owned(), s.tokens.to_string(), median, range]
+    });
+    println!("{}, {:.1} M parameters", measured.device, measured.parameters as f64 / 1e6);
+    print!("{}", table(&["", ">tokens", ">tokens/s (median)", ">range"], rows.collect()));
     Ok(Outcome::Done)
 }

@@ -53,7 +53,7 @@ fn print(r: &Report) {
             vec![[vec!["reference".to_owned()], model(&r.reference)].concat()[1..].to_vec(), model(&r.candidate),]
         )
     );
-    let rows = vec![
+    let mut rows = vec![
         row("KL divergence", format!("{:.6} +- {:.6} nats", r.kld.mean, r.kld.stderr)),
         row(
             "",
@@ -76,6 +76,18 @@ fn print(r: &Report) {
             format!("{} positions, context {}, {}, {:.1} s", r.positions, r.context, r.device, r.seconds),
         ),
     ];
+    if let Some(m) = &r.fast_mode {
+        rows.push(row(
+            "fast mode",
+            format!(
+                "KL divergence {:.6} from exact (max {:.4}), same next token {:.2} %, over {} positions",
+                m.kld_mean,
+                m.kld_max,
+                100.0 * m.top1_agreement,
+                m.positions
+            ),
+        ));
+    }
     println!("{}", table(&["", ""], rows).trim_start_matches('\n'));
     if r.by_domain.len() > 1 {
         let rows = r.by_domain.iter().map(|d| {

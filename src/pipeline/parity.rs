@@ -29,8 +29,10 @@ pub fn compare<B: Backend>(
     }
     let progress = Progress::tokens("verify", positions as u64);
     let models = [Model::load(backend, reference.source())?, Model::load(backend, candidate.source())?];
-    let all = side_by_side(&models, &tokens.ids, context, |n| progress.advance(n as u64))?;
+    let all = side_by_side(&models[0], &models[1], &tokens.ids, context, |n| progress.advance(n as u64))?;
     let seconds = progress.finish();
+    let [_, model] = models;
+    let fast_mode = mode_distance(model, candidate, &tokens.ids, context)?;
     let summary = summarize(&all);
     let missed = thresholds.missed(&summary);
     Ok(Report {
@@ -51,6 +53,7 @@ pub fn compare<B: Backend>(
         },
         max_abs_logit_difference: summary.max_difference,
         rms_logit_difference: summary.rms_difference,
+        fast_mode,
         by_domain: by_domain(&all, tokens),
         by_position: by_position(&all, context),
         by_tensor: by_tensor(reference.source(), candidate.source())?,
@@ -62,29 +65,24 @@ pub fn compare<B: Backend>(
 
 /// How far two models' predictions of `ids[1..]` are apart, over windows of `context` tokens with fresh states.
 fn side_by_side<B: Backend>(
-    models: &[Model<'_, B>; 2],
+    reference: &Model<'_, B>,
+    candidate: &Model<'_, B>,
     ids: &[u32],
     context: usize,
     mut advanced: impl FnMut(usize),
 ) -> Result<Vec<Distance>> {
-    let backend = models[0].backend();
-    let vocab_size = models[0].plan().vocab_size;
+    let backend = reference.backend();
+    let step = backend.chunk().min(candidate.backend().chunk());
+    let vocab_size = reference.plan().vocab_size;
     let mut all = Vec::with_capacity(ids.len() - 1);
     while all.len() + 1 < ids.len() {
-        let mut states = [models[0].start()?, models[1].start()?];
+        let mut states = [reference.start()?, candidate.start()?];
         let window = &ids[all.len()..ids.len().min(all.len() + context + 1)];
         let mut at = 0;
         while at + 1 < window.len() {
-            let to = (at + backend.chunk()).min(window.len() - 1);
-            let logits = |model: &Model<'_, B>, state: &mut State<B>| -> Result<B::Rows> {
-                let mut rows = None;
-                model.forward(&window[at..to], state, Logits::All, |r| -> Result<()> {
-                    rows = Some(r);
-                    Ok(())
-                })?;
-                rows.ok_or_else(|| "a chunk gave no logits".into())
-            };
-            let (a, b) = (logits(&models[0], &mut states[0])?, logits(&models[1], &mut states[1])?);
+            let to = (at + step).min(window.len() - 1);
+            let a = chunk_logits(reference, &window[at..to], &mut states[0])?;
+            let b = chunk_logits(candidate, &window[at..to], &mut states[1])?;
             let found = backend.distances(&a, &b, vocab_size, &window[at + 1..=to])?;
             if let Some(i) = found.iter().position(|d| !(d.kld.is_finite() && d.mean_square_difference.is_finite())) {
                 let position = all.len() + i;
@@ -99,6 +97,43 @@ fn side_by_side<B: Backend>(
         }
     }
     Ok(all)
+}
+
+/// The logits of all of a chunk's tokens.
+fn chunk_logits<B: Backend>(model: &Model<'_, B>, tokens: &[u32], state: &mut State<B>) -> Result<B::Rows> {
+    let mut rows = None;
+    model.forward(tokens, state, Logits::All, |r| -> Result<()> {
+        rows = Some(r);
+        Ok(())
+    })?;
+    rows.ok_or_else(|| "a chunk gave no logits".into())
+}
+
+/// Positions that the device's two modes are compared on.
+const MODE_POSITIONS: usize = 16384;
+
+/// How far the device's two modes are apart on a model.
+fn mode_distance<B: Backend>(
+    model: Model<'_, B>,
+    opened: &OpenModel,
+    ids: &[u32],
+    context: usize,
+) -> Result<Option<ModeDistance>> {
+    let Some(backend) = model.backend().other_mode()? else { return Ok(None) };
+    let other = Model::load(&backend, opened.source())?;
+    let ids = &ids[..ids.len().min(MODE_POSITIONS + 1)];
+    let found = match model.backend().is_exact() {
+        true => side_by_side(&model, &other, ids, context, |_| ())?,
+        false => side_by_side(&other, &model, ids, context, |_| ())?,
+    };
+    let summary = summarize(&found);
+    Ok(Some(ModeDistance {
+        positions: ids.len() - 1,
+        kld_mean: summary.kld.mean,
+        kld_max: summary.kld.max,
+        top1_agreement: summary.top1_agreement,
+        rms_logit_difference: summary.rms_difference,
+    }))
 }
 
 /// The number of true tokens, which both must agree on.

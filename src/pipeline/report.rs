@@ -51,6 +51,18 @@ pub struct TensorError {
     pub relative_error: f64,
 }
 
+/// How far the device's fast mode is from its exact one, on the candidate and the same text: what is not quantization's
+/// fault when fast mode is used.
+#[derive(Serialize)]
+pub struct ModeDistance {
+    pub positions: usize,
+    /// KL(exact || fast) in nats.
+    pub kld_mean: f64,
+    pub kld_max: f64,
+    pub top1_agreement: f64,
+    pub rms_logit_difference: f64,
+}
+
 /// What was asked for; a report without thresholds always passes.
 #[derive(Serialize, Clone, Copy)]
 pub struct Thresholds {
@@ -105,6 +117,9 @@ pub struct Report {
     pub perplexity: Perplexity,
     pub max_abs_logit_difference: f64,
     pub rms_logit_difference: f64,
+    /// Only where the device has two modes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_mode: Option<ModeDistance>,
     pub by_domain: Vec<Domain>,
     pub by_position: Vec<PositionBucket>,
     pub by_tensor: Vec<TensorError>,

@@ -76,6 +76,11 @@ impl Tamborim {
         self
     }
 
+    pub fn without_environment(mut self, name: &str) -> Tamborim {
+        self.command.env_remove(name);
+        self
+    }
+
     pub fn hang_after(mut self, limit: Duration) -> Tamborim {
         self.hang = limit;
         self

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tamborim_converters::CheckpointModel;
 use tamborim_kernels::sample::{Sampler, Sampling};
-use tamborim_kernels::{Logits, Model};
+use tamborim_kernels::{Backend, Cpu, Error, Logits, Model};
 
 /// The goldens come from float64 runs of the official code; its own float32 is up to 2.1e-5 away from them.
 const EXACT: f64 = 1e-4;
@@ -20,8 +20,8 @@ const HF_MAMBA: f64 = 1e-3;
 const TRAINED: f64 = 1e-4;
 
 /// A checkpoint of the training code, or a Hugging Face folder, with its tokens and what the logits should be.
-struct Case {
-    model: PathBuf,
+pub struct Case {
+    pub model: PathBuf,
     tokens: Value,
     golden: Tensors,
     tolerance: f64,
@@ -47,7 +47,7 @@ impl Case {
     }
 
     /// What is wrong with the logits that `model`, a form of this case's model, gives.
-    fn problem(&self, model: &Path, context: Option<usize>, more: &[&Path]) -> Option<String> {
+    pub fn problem(&self, model: &Path, context: Option<usize>, more: &[&Path]) -> Option<String> {
         let dir = temp();
         let [tokens, out] = ["tokens.json", "out.safetensors"].map(|n| dir.path().join(n));
         std::fs::write(&tokens, self.tokens.to_string()).expect("a file");
@@ -83,7 +83,7 @@ impl Case {
     }
 }
 
-fn all_cases() -> Vec<Case> {
+pub fn all_cases() -> Vec<Case> {
     let lit = models_in("lit").into_iter().map(|f| Case::lit(&f));
     lit.chain(models_in("hf").into_iter().map(|f| Case::hf(&f))).collect()
 }
@@ -139,15 +139,17 @@ fn greedy_continuations_are_those_of_the_training_code() {
         let length = case.tokens["greedy_prompt_len"].as_u64().expect("a length") as usize;
         let mut next = ids(&case.tokens["tokens"][0].as_array().expect("tokens")[..length]);
         let source = CheckpointModel::open(&case.model, None, false).expect("a model");
-        let model = Model::load(&source).expect("a model that runs");
+        let model = Model::load(&Cpu, &source).expect("a model that runs");
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_p: 1.0 }, 0);
-        let (mut state, mut found) = (model.start(), Vec::new());
+        let (mut state, mut found) = (model.start().expect("a state"), Vec::new());
         let vocab = model.plan().vocab_size;
         while found.len() < expected.len() {
             let mut token = 0;
-            model
-                .forward(&next, &mut state, Logits::Last, |l| token = sampler.next(&l[..vocab]))
-                .expect("known tokens");
+            let run = model.forward(&next, &mut state, Logits::Last, |rows| -> Result<(), Error> {
+                token = sampler.next(&Cpu.read(&rows)?[..vocab]);
+                Ok(())
+            });
+            run.expect("known tokens");
             found.push(token);
             next = vec![token];
         }

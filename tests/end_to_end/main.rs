@@ -4,6 +4,7 @@
 mod cli;
 mod common;
 mod convert;
+mod cuda;
 mod formats;
 mod hostile;
 mod inspect;

@@ -1,5 +1,6 @@
 //! Mega's attention: one head, inside fixed chunks, with a position bias.
 
+use super::elementwise::silu_slice;
 use super::simd::{dot, sigmoid, silu};
 use super::{Cpu, Rows};
 use crate::backend::{MegaMemory, MegaWeights};
@@ -25,7 +26,9 @@ pub fn attend(mega: &MegaWeights<Cpu>, mixed: &Rows, v: &Rows, position: u64, me
         let start = ((position + from as u64) % mega.chunk as u64) as usize;
         let count = (tokens - from).min(mega.chunk - start);
         memory.keys[start * z..][..count * z].copy_from_slice(&k.data[from * z..][..count * z]);
-        memory.values[start * d..][..count * d].copy_from_slice(&v.data[from * d..][..count * d]);
+        let values = &mut memory.values[start * d..][..count * d];
+        values.copy_from_slice(&v.data[from * d..][..count * d]);
+        silu_slice(values);
         attended.data[from * d..][..count * d].par_chunks_mut(d).enumerate().for_each(|(i, out)| {
             attend_one(mega, q.row(from + i), start + i, memory, out);
             for (x, r) in out.iter_mut().zip(&mixed.row(from + i)[d + z..2 * d + z]) {

@@ -15,6 +15,7 @@ mod simd;
 
 pub use attention::KeyValues;
 pub use linear::Linear;
+pub use rope::frequencies;
 pub use rows::Rows;
 pub use scan::Scan;
 
@@ -52,6 +53,14 @@ impl Backend for Cpu {
 
     fn chunk(&self) -> usize {
         256
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn other_mode(&self) -> Result<Option<Cpu>> {
+        Ok(None)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {

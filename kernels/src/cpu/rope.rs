@@ -5,6 +5,12 @@ use half::bf16;
 use rayon::prelude::*;
 use tamborim_model::mixers::{Rope, RopeTable};
 
+/// Angles per position: `1 / base^(2 i / dims)` for each pair i, in float32 as trained, the power of float64 rounded once.
+pub fn frequencies(rope: &Rope) -> Vec<f32> {
+    let exponent = |i: usize| (2 * i) as f32 / rope.dims as f32;
+    (0..rope.dims / 2).map(|i| 1.0 / f64::from(rope.base).powf(f64::from(exponent(i))) as f32).collect()
+}
+
 /// cos and sin of some positions: rows of `dims / 2`.
 pub struct Table {
     cos: Rows,
@@ -17,12 +23,7 @@ impl Table {
     /// where the model was trained so.
     pub fn new(rope: &Rope, start: u64, count: usize) -> Table {
         let half = rope.dims / 2;
-        let theta: Vec<f32> = (0..half)
-            .map(|i| {
-                let exponent = (2 * i) as f32 / rope.dims as f32;
-                1.0 / f64::from(rope.base).powf(f64::from(exponent)) as f32
-            })
-            .collect();
+        let theta = frequencies(rope);
         let round = |x: f64| match rope.table {
             RopeTable::Bf16 => bf16::from_f32(x as f32).to_f32(),
             RopeTable::F32 => x as f32,

@@ -61,8 +61,7 @@ impl<'a, B: Backend> Mega<'a, B> {
         state: &mut MegaState<B>,
     ) -> Result<()> {
         let n = ops.norm(norm, r)?;
-        let mut v = ops.linear(&self.value, &n)?;
-        ops.silu(&mut v)?;
+        let v = ops.linear(&self.value, &n)?;
         let mut features = self.scan.forward(ops, &n, None, &mut state.scan)?;
         ops.silu(&mut features)?;
         let mixed = ops.linear(&self.mix, &features)?;

@@ -31,7 +31,7 @@ pub fn distance(reference: &[f32], candidate: &[f32], target: u32) -> Distance {
         squares += difference * difference;
     }
     let (top_a, top_b) = (top::<5>(reference), top::<5>(candidate));
-    let shared = top_a.iter().filter(|t| top_b.contains(t)).count();
+    let shared = top_a.iter().filter(|t| **t < reference.len() && top_b.contains(t)).count();
     Distance {
         kld: kld.max(0.0),
         reference_nll: log_z_a - f64::from(reference[target as usize]),

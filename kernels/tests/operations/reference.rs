@@ -226,7 +226,7 @@ pub fn mega_attend(w: &Mega<'_>, mixed: &Matrix, v: &Matrix) -> Matrix {
         let mut scores: Vec<f64> = (start..=t).map(|s| dot(q.row(t), k.row(s)) / (z as f64).sqrt() + bias(s)).collect();
         softmax(&mut scores);
         for (p, s) in scores.iter().zip(start..) {
-            y.row_mut(t).iter_mut().zip(v.row(s)).for_each(|(y, v)| *y += p * v);
+            y.row_mut(t).iter_mut().zip(v.row(s)).for_each(|(y, v)| *y += p * silu(*v));
         }
         y.row_mut(t).iter_mut().zip(&mixed.row(t)[d + z..]).for_each(|(y, r)| *y *= silu(*r));
     }

@@ -1,0 +1,536 @@
+// y = W x for 1 ... M tokens: the body of all gemv kernels. gemv.cu has the arguments, the launch and the instances.
+//
+// What bounds it is reading W once from memory, so everything serves keeping enough bytes under way:
+// - each warp streams its part of W through a ring of S stages in shared memory (asynchronous copies: no registers hold what is under
+//   way), first filled before the kernel waits for its predecessor, since weights depend on nothing;
+// - a block owns consecutive rows and its warps share the work evenly, cut anywhere along k: a warp may begin and end inside a row. Pieces
+//   of a row meet in shared memory and are added in the order of the warps.
+// A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the first request, and
+// little after the last product.
+//
+//   tile    what 32 lanes take at once, 16 bytes of codes each: for quantized weights an octet of 4 rows (formats.cuh), 8 lanes a row; of
+//           plain numbers 512 bytes of one row
+//   group   the rows of a tile, and the tiles along them, `tiles` in number
+//   stage   P tiles
+#pragma once
+#include "formats.cuh"
+
+// What x is, and what becomes of W x.
+enum { X_F32 = 0, X_BF16 = 1, X_RMS_NORM = 2, X_LAYER_NORM = 3 };
+enum { Y_F32 = 0, Y_BF16 = 1, Y_ADD_F32 = 2, Y_GLU_F32 = 3, Y_GLU_BF16 = 4 };
+
+// The argument of every kernel; gemv.cu says what is what.
+struct Gemv {
+    const uint8_t* w;
+    const void* x;
+    const float *norm_weight, *norm_bias, *bias;
+    void* y;
+    int n, k, stride, x_kind, x_stride, tokens, y_kind, y_stride;
+    float eps;
+    int each, more;
+    float inverse_tiles;
+};
+
+// ----------------------------------------------------------------------------------------------------------------------------- weights
+
+// Of rows of plain numbers a tile is 512 bytes, N numbers a lane, the last one of a row filled up with zeros. With a gate, the two rows of
+// an output are half of W apart.
+template <class T, int N> struct Floats {
+    static constexpr int ROWS = 1, LANES = 32, BYTES = 512;
+    int pieces, tiles, gap;
+    INLINE Floats(const Gemv& g) {
+        pieces = (g.k + N - 1) / N, tiles = (pieces + 31) / 32;
+        gap = g.y_kind >= Y_GLU_F32 ? g.n / 2 : 0;
+    }
+    // Rows of a block, for `groups` of its share, and where in W the one numbered `local` is, `first` being the first output.
+    INLINE int rows(const Gemv&, int, int groups) const { return gap ? 2 * groups : groups; }
+    INLINE int row(int first, int local) const { return gap ? first + local / 2 + (local & 1) * gap : first + local; }
+
+    // A warp's stream of tiles.
+    struct Stream {
+        const uint8_t* from;
+        int first, local, tile, left;
+        INLINE Stream(const Floats& w, const Gemv& g, int first, int local, int tile, int left) : first(first), local(local), tile(tile), left(left) {
+            locate(w, g);
+        }
+        INLINE void locate(const Floats& w, const Gemv& g) {
+            from = g.w + (int64_t)w.row(first, local) * g.stride * (int)sizeof(T) + tile * BYTES + threadIdx.x % 32 * 16;
+        }
+        // Asks for the next P, or for what is left.
+        template <int P> INLINE void request(uint8_t* stage, const Floats& w, const Gemv& g) {
+#pragma unroll
+            for (int p = 0; p < P; p++) {
+                if (left - p <= 0) continue;
+                copy_async16(stage + p * BYTES + threadIdx.x % 32 * 16, from, tile * 32 + (int)(threadIdx.x % 32) < w.pieces);
+                from += BYTES;
+                if (++tile == w.tiles) tile = 0, local++, locate(w, g);
+            }
+            left -= P;
+        }
+    };
+};
+struct F32 : Floats<float, 4> {
+    static constexpr int PIECE = 4;
+    using Floats::Floats;
+    static INLINE void numbers(uint4 v, float (&w)[4]) {
+        w[0] = __uint_as_float(v.x), w[1] = __uint_as_float(v.y), w[2] = __uint_as_float(v.z), w[3] = __uint_as_float(v.w);
+    }
+};
+struct Bf16 : Floats<bf16_t, 8> {
+    static constexpr int PIECE = 8;
+    using Floats::Floats;
+    static INLINE void numbers(uint4 v, float (&w)[8]) {
+        const uint32_t pair[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            w[2 * i] = __uint_as_float(pair[i] << 16), w[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000u);
+        }
+    }
+};
+struct F16 : Floats<f16_t, 8> {
+    static constexpr int PIECE = 8;
+    using Floats::Floats;
+    static INLINE void numbers(uint4 v, float (&w)[8]) {
+        const uint32_t pair[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            w[2 * i] = f16_to_f32((f16_t)(pair[i] & 0xffff)), w[2 * i + 1] = f16_to_f32((f16_t)(pair[i] >> 16));
+        }
+    }
+};
+
+// Repacked matrices are one run of tiles. With a gate, the rows of an output are side by side.
+template <class F> struct Units {
+    static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES;
+    int tiles;
+    INLINE Units(const Gemv& g) { tiles = (g.k + 255) / 256; }
+    INLINE int rows(const Gemv& g, int first, int groups) const { return min(ROWS * groups, g.n - first); }
+    INLINE int row(int first, int local) const { return first + local; }
+
+    struct Stream {
+        const uint8_t* from;
+        int left;
+        INLINE Stream(const Units& w, const Gemv& g, int first, int local, int tile, int left) : left(left) {
+            from = g.w + ((int64_t)((first + local) / ROWS) * w.tiles + tile) * BYTES + threadIdx.x % 32 * 16;
+        }
+        template <int P> INLINE void request(uint8_t* stage, const Units&, const Gemv&) {
+            const int lane = threadIdx.x % 32 * 16, bytes = min(left, P) * BYTES - lane;
+#pragma unroll
+            for (int i = 0; i < P * BYTES; i += 512) {
+                if (i < bytes) copy_async16(stage + i + lane, from + i);
+            }
+            from += P * BYTES, left -= P;
+        }
+    };
+};
+
+// A lane's unit in a tile.
+template <class F> struct TileUnit {
+    uint32_t code[4], second[4];
+    uint2 high;
+    UnitScale scale;
+    INLINE TileUnit(const uint8_t* tile, int lane) {
+        const uint8_t *side = tile + Tile<F>::SIDE + lane / OCTET * F::SIDE, *tail = tile + Tile<F>::TAIL + lane / OCTET * F::TAIL;
+        uint4 v = *(const uint4*)(tile + lane * 16);
+        code[0] = v.x, code[1] = v.y, code[2] = v.z, code[3] = v.w;
+        if (F::CODES == 32) v = *(const uint4*)(tile + 512 + lane * 16);
+        second[0] = v.x, second[1] = v.y, second[2] = v.z, second[3] = v.w;
+        high = high_bits<F>(side, lane % OCTET);
+        scale = F::scale(side, tail, lane % OCTET);
+    }
+    // Levels of elements 4 w ... and 4 w + 16 ... .
+    INLINE uint2 levels(int w) const { return F::levels(code[w], second[w], high, w); }
+};
+
+// ------------------------------------------------------------------------------------------------- activations in shared memory
+
+// As float32. The lanes of a tile hold pieces side by side along k: of each token and tile, the first four elements of all pieces are
+// together, then the second four, and so on, so that lanes read consecutive 16 bytes.
+template <int PIECE, int LANES> struct FloatX {
+    static constexpr int GROUPS = PIECE / 4, ELEMENTS = PIECE * LANES, BYTES = 4 * ELEMENTS;  // of a tile
+    uint8_t* x;
+    int tiles;
+    INLINE float4* slot(int t, int piece, int p) const {
+        return (float4*)(x + (t * tiles + piece / LANES) * BYTES) + p * LANES + piece % LANES;
+    }
+    // Elements 8 i ... 8 i + 7; all lanes of a warp call it, those with something to put say so.
+    INLINE void put(int t, int i, const float (&v)[8], bool valid) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int q = 2 * i + h;
+            if (valid) *slot(t, q / GROUPS, q % GROUPS) = make_float4(v[4 * h], v[4 * h + 1], v[4 * h + 2], v[4 * h + 3]);
+        }
+    }
+};
+
+// As integers under a scale for each 32: 8 bits, or 16 as two planes of 8 where PLANES is 2. Of each token and tile: the first 16 elements of
+// 8 units, the second 16, the same of the second plane; 8 scales; 8 sums of what the integers stand for.
+template <int PLANES, bool SUMS> struct IntX {
+    static constexpr int ELEMENTS = 256, SCALES = 256 * PLANES, BYTES = SCALES + 32 + 32 * SUMS;
+    uint8_t* x;
+    int tiles;
+    INLINE void put(int t, int i, const float (&v)[8], bool valid) {
+        // Four lanes side by side have a unit. Bits of magnitudes order as the magnitudes do, and NaN last.
+        uint32_t top = 0;
+#pragma unroll
+        for (int e = 0; e < 8; e++) top = max(top, __float_as_uint(v[e]) & 0x7fffffffu);
+        top = max(top, __shfl_xor_sync(FULL_WARP, top, 1));
+        top = max(top, __shfl_xor_sync(FULL_WARP, top, 2));
+        // 127 times 256 is the largest multiple that two signed bytes hold.
+        constexpr float LEVELS = PLANES == 1 ? 127.0f : 127.0f * 256.0f;
+        const float amax = __uint_as_float(top), inverse = amax > 1e-30f ? __fdividef(LEVELS, amax) : 0.0f, scale = amax * (1.0f / LEVELS);
+        // Added to 1.5 2^23, what is rounded to an integer is in the low bits.
+        uint32_t q[8];
+#pragma unroll
+        for (int e = 0; e < 8; e++) q[e] = __float_as_uint(fmaf(v[e], inverse, 12582912.0f));
+        uint8_t* tile = x + (t * tiles + i / 32) * BYTES;
+        const int j = i % 32 / 4;
+        int sum = 0;
+#pragma unroll
+        for (int plane = 0; plane < PLANES; plane++) {
+            uint2 bytes = make_uint2(__byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410),
+                                     __byte_perm(__byte_perm(q[4], q[5], 0x0040), __byte_perm(q[6], q[7], 0x0040), 0x5410));
+            if (valid) *(uint2*)(tile + 256 * plane + i % 4 / 2 * 128 + j * 16 + i % 2 * 8) = bytes;
+            if (SUMS) sum += __dp4a((int)bytes.x, 0x01010101, __dp4a((int)bytes.y, 0x01010101, 0)) << (8 * plane);
+            // What the low byte, signed, leaves for the high one.
+#pragma unroll
+            for (int e = 0; e < 8; e++) q[e] = (q[e] + 128) >> 8;
+        }
+        if (SUMS) {
+            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+        }
+        if (valid && i % 4 == 0) {
+            ((float*)(tile + SCALES))[j] = scale;
+            if (SUMS) ((float*)(tile + SCALES))[8 + j] = scale * (float)sum;
+        }
+    }
+};
+
+// ------------------------------------------------------------------------------------------------------------------ products of a tile
+
+// acc[t] += w . x_t for what a lane has of a tile; `x` is the tile's part of the first token's x, `apart` what lies between tokens.
+template <class W> struct FloatProduct {
+    using Weights = W;
+    using X = FloatX<W::PIECE, 32>;
+    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+        float w[W::PIECE];
+        W::numbers(*(const uint4*)(tile + lane * 16), w);
+#pragma unroll
+        for (int t = 0; t < M; t++) {
+#pragma unroll
+            for (int p = 0; p < W::PIECE / 4; p++) {
+                const float4 v = *(const float4*)(x + t * apart + (p * 32 + lane) * 16);
+                acc[t] += w[4 * p] * v.x;
+                acc[t] += w[4 * p + 1] * v.y;
+                acc[t] += w[4 * p + 2] * v.z;
+                acc[t] += w[4 * p + 3] * v.w;
+            }
+        }
+    }
+};
+
+// Levels by 8-bit integers of x, exact in 32 bits; scales in float32.
+template <class F, int PLANES> struct IntProduct {
+    using Weights = Units<F>;
+    using X = IntX<PLANES, F::MINIMUM>;
+    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+        const TileUnit<F> unit(tile, lane);
+        const int j = lane % OCTET;
+        uint32_t low[4], high[4];
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            uint2 q = unit.levels(w);
+            low[w] = q.x, high[w] = q.y;
+        }
+#pragma unroll
+        for (int t = 0; t < M; t++) {
+            int first = 0, second = 0;
+#pragma unroll
+            for (int plane = PLANES - 1; plane >= 0; plane--) {
+                const uint8_t* at = x + t * apart + 256 * plane + j * 16;
+                first = dot(low, *(const uint4*)at, first << 8), second = dot(high, *(const uint4*)(at + 128), second << 8);
+            }
+            const float* scales = (const float*)(x + t * apart + X::SCALES) + j;
+            const float product = F::HALVES ? unit.scale.first * (float)first + unit.scale.second * (float)second
+                                            : unit.scale.first * (float)(first + second);
+            acc[t] += product * scales[0];
+            if (F::MINIMUM) acc[t] -= unit.scale.minimum * scales[8];
+        }
+    }
+    static INLINE int dot(const uint32_t (&q)[4], uint4 v, int sum) {
+        sum = __dp4a((int)q[0], (int)v.x, sum);
+        sum = __dp4a((int)q[1], (int)v.y, sum);
+        sum = __dp4a((int)q[2], (int)v.z, sum);
+        return __dp4a((int)q[3], (int)v.w, sum);
+    }
+};
+
+// Weights decoded exactly, float32 products.
+template <class F> struct ExactProduct {
+    using Weights = Units<F>;
+    using X = FloatX<UNIT, OCTET>;
+    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+        const TileUnit<F> unit(tile, lane);
+        float sum[2][M] = {};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const uint2 levels = unit.levels(w);
+            add_four(unit.scale.first, unit.scale.minimum, levels.x, x + (w * OCTET + lane % OCTET) * 16, apart, sum[0]);
+            add_four(unit.scale.first, unit.scale.minimum, levels.y, x + ((w + 4) * OCTET + lane % OCTET) * 16, apart, sum[1]);
+        }
+#pragma unroll
+        for (int t = 0; t < M; t++) {
+            if (F::MINIMUM) acc[t] += sum[0][t] + sum[1][t];
+            else if (F::HALVES) acc[t] += unit.scale.first * sum[0][t] + unit.scale.second * sum[1][t];
+            else acc[t] += unit.scale.first * (sum[0][t] + sum[1][t]);
+        }
+    }
+    template <int M> static INLINE void add_four(float scale, float minimum, uint32_t levels, const uint8_t* x, int apart, float (&sum)[M]) {
+        float w[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            w[i] = level_to_f32(levels ^ 0x80808080u, i);
+            // Without a minimum the scale, common to 16 or 32 products that are exact up to it, waits for their sum.
+            if (F::MINIMUM) w[i] = scale * w[i] - minimum;
+        }
+#pragma unroll
+        for (int t = 0; t < M; t++) {
+            const float4 v = *(const float4*)(x + t * apart);
+            sum[t] += w[0] * v.x;
+            sum[t] += w[1] * v.y;
+            sum[t] += w[2] * v.z;
+            sum[t] += w[3] * v.w;
+        }
+    }
+};
+
+// ------------------------------------------------------------------------------------------------------------------------ x into shared
+
+// Elements 8 i ... 8 i + 7 of a row of k, zeros beyond; in wide accesses where `wide` says that all rows are aligned.
+template <class T> INLINE void load8(float (&v)[8], const T* row, int i, int k, bool wide) {
+    if (wide && 8 * i + 8 <= k) load_vector(v, row + 8 * i);
+    else {
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] = 8 * i + e < k ? load(row + 8 * i + e) : 0.0f;
+    }
+}
+
+// Sum over the block, the same bits in every thread: lanes by a butterfly, then the warps in order. `scratch` holds a float for each warp.
+INLINE float block_sum(float x, float* scratch) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll 1
+    for (int w = 0; w < (int)blockDim.x / 32; w++) sum += scratch[w];
+    return sum;
+}
+
+// Puts a token's x into shared memory. An RMS norm's factor 1 / sqrt(mean + eps) is common to all of x, so it waits for the end: here each
+// warp leaves its part of the sum of squares in `squares`, and one pass is enough.
+template <int KIND, class X> INLINE void put_token(X& x, const Gemv& g, int t, float* squares) {
+    using T = bf16_t;
+    // Whole tiles, with zeros beyond k.
+    const int lane = threadIdx.x % 32, k = g.k, eighths = x.tiles * (X::ELEMENTS / 8);
+    constexpr int SIZE = KIND == X_BF16 ? 2 : 4;
+    const bool wide = (((uint64_t)g.x | (uint64_t)g.x_stride * SIZE) & 15) == 0;
+    const uint8_t* row = (const uint8_t*)g.x + (int64_t)t * g.x_stride * SIZE;
+    float mean = 0.0f, factor = 1.0f, sum = 0.0f;
+    if (KIND == X_LAYER_NORM) {
+        const float* r = (const float*)row;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < k; i += blockDim.x) sum += r[i];
+        mean = block_sum(sum, squares) / (float)k;
+        sum = 0.0f;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < k; i += blockDim.x) sum += (r[i] - mean) * (r[i] - mean);
+        factor = 1.0f / sqrtf(block_sum(sum, squares) / (float)k + g.eps);
+        sum = 0.0f;
+    }
+    // Reads of two rounds are under way together.
+    constexpr int BATCH = KIND == X_BF16 || KIND == X_F32 ? 2 : 1;
+#pragma unroll 1
+    for (int first = threadIdx.x - lane; first < eighths; first += BATCH * blockDim.x) {
+        float v[BATCH][8], weight[8];
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const int i = first + b * blockDim.x + lane;
+            if (KIND == X_BF16) load8(v[b], (const T*)row, i, k, wide);
+            else load8(v[b], (const float*)row, i, k, wide);
+            if (KIND >= X_RMS_NORM) load8(weight, g.norm_weight, i, k, true);
+        }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const int start = first + b * blockDim.x, i = start + lane;
+            if (start >= eighths) break;
+            if (KIND == X_RMS_NORM) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) sum += v[b][e] * v[b][e], v[b][e] *= weight[e];
+            }
+            if (KIND == X_LAYER_NORM) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) v[b][e] = 8 * i + e < k ? (v[b][e] - mean) * factor * weight[e] : 0.0f;
+                if (g.norm_bias) {
+                    load8(weight, g.norm_bias, i, k, true);
+#pragma unroll
+                    for (int e = 0; e < 8; e++) v[b][e] += weight[e];
+                }
+            }
+            x.put(t, i, v[b], i < eighths);
+        }
+    }
+    if (KIND == X_RMS_NORM) {
+        sum = warp_sum(sum);
+        if (lane == 0) squares[threadIdx.x / 32] = sum;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------------------ kernel
+
+// Shared memory of a block, behind the rings and x. The sum of a row is in `parts`, as far as the owner of its group has it, the warp with
+// the group's first tile; what the warps after that one add is in `tails`.
+struct Sums {
+    int* heads;      // [warps + 1]: the group of a warp's `tails`, or -1
+    float* squares;  // [M][warps]
+    float* tails;    // [warps][M][ROWS]
+    float* parts;    // [M][capacity]
+    float* biases;   // [capacity]: of the block's rows
+    float* before;   // [M][capacity]: what is added to
+    int* owners;     // [capacity / ROWS]
+    int capacity;    // rows of a block at most
+    INLINE Sums(uint8_t* shared, int warps, int m, int rows, int capacity) : capacity(capacity) {
+        heads = (int*)shared, squares = (float*)(heads + warps + 1), tails = squares + m * warps, parts = tails + warps * m * rows;
+        biases = parts + m * capacity, before = biases + capacity, owners = (int*)(before + m * capacity);
+    }
+    template <int M, int ROWS> INLINE float total(int t, int local) const {
+        float sum = parts[t * capacity + local];
+#pragma unroll 1
+        for (int j = owners[local / ROWS] + 1; heads[j] == local / ROWS; j++) sum += tails[(j * M + t) * ROWS + local % ROWS];
+        return sum;
+    }
+};
+
+template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
+    using W = typename Product::Weights;
+    using X = typename Product::X;
+    DYNAMIC_SHARED(shared);
+    constexpr int STAGE = P * W::BYTES, RING = S * STAGE;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    next_kernel_start();
+
+    // The block's rows, and the warp's share of their tiles.
+    const W w(g);
+    const int gated = g.y_kind >= Y_GLU_F32, groups = g.each + ((int)blockIdx.x < g.more);
+    int first = (blockIdx.x * g.each + min((int)blockIdx.x, g.more)) * W::ROWS, rows = w.rows(g, first, groups);
+    const int items = (rows + W::ROWS - 1) / W::ROWS * w.tiles, most = (items + warps - 1) >> (26 - __clz(blockDim.x));
+    const int begin = min(warp * most, items);
+    int left = min(most, items - begin), group = (int)(((float)begin + 0.5f) * g.inverse_tiles), tile = begin - group * w.tiles;
+    keep(first), keep(rows), keep(left), keep(group), keep(tile);
+
+    uint8_t* ring = shared + warp * RING;
+    typename W::Stream stream(w, g, first, group * W::ROWS, tile, left);
+#pragma unroll 1
+    for (int s = 0; s < S - 1; s++) {
+        stream.template request<P>(ring + s * STAGE, w, g);
+        copy_async_commit();
+    }
+
+    keep(stream.from), keep(stream.left);
+
+    // ---- x, while the first weights are under way
+    X x{shared + warps * RING, w.tiles};
+    const Sums sums(x.x + M * w.tiles * X::BYTES, warps, M, W::ROWS, (g.each + 1) * (W::ROWS == 1 && gated ? 2 : W::ROWS));
+    if (lane == 0) sums.heads[warp] = left > 0 && tile > 0 ? group : -1;
+    if (threadIdx.x == 0) sums.heads[warps] = -1;
+    if (g.bias) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < rows; i += blockDim.x) copy_async4(sums.biases + i, g.bias + w.row(first, i));
+    }
+    if (g.x_kind >= X_RMS_NORM) {
+#pragma unroll 1
+        for (int i = threadIdx.x * 32; i < g.k; i += blockDim.x * 32) {
+            prefetch_l2(g.norm_weight + i);
+            if (g.norm_bias) prefetch_l2(g.norm_bias + i);
+        }
+    }
+    previous_kernel_wait();
+    const int count = rows >> gated, output = W::ROWS == 1 ? first : first >> gated;
+#pragma unroll 1
+    for (int t = 0; t < g.tokens; t++) {
+        if (g.y_kind == Y_ADD_F32) {
+#pragma unroll 1
+            for (int i = threadIdx.x; i < count; i += blockDim.x)
+                copy_async4(sums.before + t * sums.capacity + i, (const float*)g.y + (int64_t)t * g.y_stride + output + i);
+        }
+        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, sums.squares + t * warps);
+        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, sums.squares + t * warps);
+        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, sums.squares + t * warps);
+        else put_token<X_LAYER_NORM>(x, g, t, sums.squares + t * warps);
+    }
+    __syncthreads();
+
+    // ---- products
+    int from = 0, to = (S - 1) * STAGE;
+    float acc[M] = {};
+#pragma unroll 1
+    for (int i = 0; i < left; i++) {
+        if (P == 1 || i % P == 0) {
+            copy_async_wait<S - 2>();
+            // All lanes' copies of this stage have landed, and all have read the stage before, which the next request overwrites.
+            __syncwarp();
+            stream.template request<P>(ring + to, w, g);
+            copy_async_commit();
+            to = to == RING - STAGE ? 0 : to + STAGE;
+        }
+        Product::add(ring + from, lane, x.x + tile * X::BYTES, w.tiles * X::BYTES, acc);
+        from = from == RING - W::BYTES ? 0 : from + W::BYTES;
+        if (++tile == w.tiles || i == left - 1) {
+#pragma unroll
+            for (int d = W::LANES / 2; d > 0; d >>= 1) {
+#pragma unroll
+                for (int t = 0; t < M; t++) acc[t] += __shfl_xor_sync(FULL_WARP, acc[t], d);
+            }
+            const bool owner = sums.heads[warp] != group;
+            if (owner && lane == 0) sums.owners[group] = warp;
+#pragma unroll
+            for (int t = 0; t < M; t++) {
+                float* sum = owner ? sums.parts + t * sums.capacity + group * W::ROWS : sums.tails + (warp * M + t) * W::ROWS;
+                if (lane % W::LANES == 0) sum[lane / W::LANES] = acc[t];
+                acc[t] = 0.0f;
+            }
+            tile = 0, group++;
+        }
+    }
+    // A warp without work has not yet handed in its part of `biases` and `before`.
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+
+    // ---- outputs
+#pragma unroll 1
+    for (int t = 0; t < g.tokens; t++) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            const int local = i << gated;
+            float sum = sums.total<M, W::ROWS>(t, local), up = gated ? sums.total<M, W::ROWS>(t, local + 1) : 0.0f;
+            if (g.x_kind == X_RMS_NORM) {
+                float square = 0.0f;
+#pragma unroll 4
+                for (int j = 0; j < warps; j++) square += sums.squares[t * warps + j];
+                const float factor = 1.0f / sqrtf(square / (float)g.k + g.eps);
+                sum *= factor, up *= factor;
+            }
+            if (g.bias) {
+                sum += sums.biases[local];
+                if (gated) up += sums.biases[local + 1];
+            }
+            if (g.y_kind == Y_ADD_F32) sum += sums.before[t * sums.capacity + i];
+            if (gated) sum = silu(sum) * up;
+            const int64_t to = (int64_t)t * g.y_stride + output + i;
+            if (g.y_kind == Y_BF16 || g.y_kind == Y_GLU_BF16) ((bf16_t*)g.y)[to] = f32_to_bf16(sum);
+            else ((float*)g.y)[to] = sum;
+        }
+    }
+}

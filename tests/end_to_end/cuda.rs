@@ -1,0 +1,105 @@
+//! The CUDA runtime through the command: on a GPU, or on the stand-in for the driver that `TAMBORIM_CUDA_PATH` names (see
+//! `kernels/cuda/README.md`).
+
+use crate::common::*;
+use crate::logits::all_cases;
+use crate::tamborim;
+use std::path::Path;
+use tamborim_kernels::{Cuda, DeviceError, Mode};
+
+/// Whether there is something to run on; says so where there is not.
+fn there_is_a_device() -> bool {
+    match Cuda::open(0, Mode::Exact) {
+        Err(DeviceError::NoDriver) => {
+            println!("skipped: no GPU, and no stand-in for its driver");
+            false
+        }
+        other => other.map(|_| true).expect("a GPU that works"),
+    }
+}
+
+const ON_CUDA: [&str; 2] = ["--device", "cuda"];
+
+fn golden_logits(context: Option<usize>) {
+    if there_is_a_device() {
+        let more = ON_CUDA.map(Path::new);
+        assert_none(&all_cases().iter().filter_map(|c| c.problem(&c.model, context, &more)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn cuda_gives_golden_logits_in_one_shot() {
+    golden_logits(None);
+}
+
+/// One token at a time is a recorded step, replayed.
+#[test]
+fn cuda_gives_golden_logits_token_by_token() {
+    golden_logits(Some(1));
+}
+
+#[test]
+fn cuda_gives_golden_logits_in_pieces_of_seven() {
+    golden_logits(Some(7));
+}
+
+#[test]
+fn cuda_runs_repeat_bit_for_bit() {
+    if !there_is_a_device() {
+        return;
+    }
+    let (dir, model) = (temp(), fixture("lit/samba_gqa2"));
+    let logits = |name: &str, mode: &str| {
+        let out = dir.path().join(name);
+        let tokens = model.join("tokens.json");
+        let checkpoint = model.join("checkpoint.pth");
+        tamborim!["logits", checkpoint, "--tokens", tokens, "-o", out, "--device", "cuda", "--mode", mode].succeeds();
+        std::fs::read(out).expect("logits")
+    };
+    for mode in ["exact", "fast"] {
+        assert!(logits("first", mode) == logits("second", mode), "{mode}");
+    }
+}
+
+#[test]
+fn cuda_verify_gives_zero_for_a_model_against_itself_and_tells_fast_mode_apart() {
+    if !there_is_a_device() {
+        return;
+    }
+    let (dir, model) = (temp(), fixture("lit/samba_gqa2/checkpoint.pth"));
+    let data = dir.path().join("tokens.json");
+    let tokens: Vec<usize> = (0..150).map(|i| i * 37 % 250).collect();
+    std::fs::write(&data, serde_json::json!({ "tokens": tokens }).to_string()).expect("a file");
+    let run = tamborim!["verify", model, model, "--data", data, "--context", "64", "--device", "cuda", "--json"];
+    let report = run.succeeds().json();
+    assert_eq!(report["kld"]["max"], 0.0);
+    assert_eq!(report["top1_agreement"], 1.0);
+    assert!(report["device"].as_str().expect("a name").contains("exact"));
+    let fast = report["fast_mode"]["kld_mean"].as_f64().expect("measured");
+    assert!(fast > 0.0 && fast < 1e-2, "{fast}");
+}
+
+/// Of machines without an NVIDIA driver.
+fn is_without_driver() -> bool {
+    !Path::new("/proc/driver/nvidia").exists() && !Path::new("/dev/nvidiactl").exists()
+}
+
+#[test]
+fn without_a_driver_one_line_says_what_is_missing() {
+    if is_without_driver() {
+        let model = demo_model().display().to_string();
+        let run = Tamborim::new(["generate", &model, "-p", "The", "--device", "cuda"]);
+        let error = run.without_environment("TAMBORIM_CUDA_PATH").run().fails();
+        assert!(error.contains("libcuda.so.1"), "{error}");
+    }
+}
+
+#[test]
+fn without_a_driver_auto_computes_on_the_cpu_and_says_so() {
+    if is_without_driver() {
+        let model = demo_model().display().to_string();
+        let run = Tamborim::new(["generate", &model, "-p", "The", "-n", "2"]);
+        let run = run.without_environment("TAMBORIM_CUDA_PATH").run().succeeds();
+        assert!(run.stderr.contains("CPU") && run.stderr.contains("libcuda.so.1"), "{}", run.stderr);
+    }
+}
