@@ -7,17 +7,16 @@
 //   bias  (N) float32, or null
 //   c     (M, N) float32 or bf16, rows `c_stride` apart; added to where `accumulate` is not 0
 //
-//   instance                     c         tile of c   grid (x, y)                      block   dynamic shared bytes
-//   gemm_bf16_to_f32_128x128     float32   128 x 128   ceil(M / 128), ceil(N / 128)       128   98304
-//   gemm_bf16_to_bf16_128x128    bf16      128 x 128   the same                           128   98304
-//   gemm_bf16_to_f32_64x32       float32    64 x 32    ceil(M / 64), ceil(N / 32)         128   49152
-//   gemm_bf16_to_bf16_64x32      bf16       64 x 32    the same                           128   49152
+//   instance (O: f32 or bf16, of c)   tile of c   grid (x, y)                      block   dynamic shared bytes
+//   gemm_bf16_to_O_128x128            128 x 128   ceil(M / 128), ceil(N / 128)       128   98304
+//   gemm_bf16_to_O_64x64               64 x 64    ceil(M / 64), ceil(N / 64)         128   65536
+//   gemm_bf16_to_O_32x32               32 x 32    ceil(M / 32), ceil(N / 32)          64   65536
 //
-// The small tile is for M up to 64, where reading w bounds the time, and for products with fewer than some 100 large tiles. Both sum in
-// the same order of k.
+// The first is for large products, the second for those with fewer than some 150 large tiles, the third for M up to 64,
+// where reading w bounds the time. All sum in the same order of k.
 //
-// Any M, N, K >= 1, any strides and any alignment. Rows of a (or w) are copied 16 bytes at a time where a (or w) is 16-byte aligned and its
-// stride a multiple of 8, else number by number, which is several times slower.
+// Any M, N, K >= 1, any strides and any alignment. Rows of a (or w) are copied 16 bytes at a time where a (or w) is 16-byte
+// aligned and its stride a multiple of 8, else number by number, which is several times slower.
 #include "common.cuh"
 
 namespace {
@@ -179,22 +178,7 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
 // rows and columns of a block, of a warp, stages
 INSTANCE(gemm_bf16_to_f32_128x128, 128, 2, float, 128, 128, 64, 64, 3)
 INSTANCE(gemm_bf16_to_bf16_128x128, 128, 2, bf16_t, 128, 128, 64, 64, 3)
-INSTANCE(gemm_bf16_to_f32_64x32, 128, 2, float, 64, 32, 16, 32, 8)
-INSTANCE(gemm_bf16_to_bf16_64x32, 128, 2, bf16_t, 64, 32, 16, 32, 8)
-INSTANCE(gemm_bf16_to_f32_16x32, 64, 2, float, 16, 32, 16, 16, 12)
-INSTANCE(gemm_bf16_to_bf16_16x32, 64, 2, bf16_t, 16, 32, 16, 16, 12)
-#ifdef TUNE
-INSTANCE(b_128x256, 256, 1, bf16_t, 128, 256, 64, 64, 4)
-INSTANCE(b_256x128, 256, 1, bf16_t, 256, 128, 64, 64, 4)
-INSTANCE(b_128x128w8, 256, 2, bf16_t, 128, 128, 64, 32, 3)
-INSTANCE(b_128x128s2, 128, 2, bf16_t, 128, 128, 64, 64, 2)
-INSTANCE(b_128x64, 128, 3, bf16_t, 128, 64, 64, 32, 3)
-INSTANCE(b_128x64s4, 128, 2, bf16_t, 128, 64, 64, 32, 4)
-INSTANCE(b_64x64s4, 128, 3, bf16_t, 64, 64, 32, 32, 4)
-INSTANCE(b_64x64s6, 128, 2, bf16_t, 64, 64, 32, 32, 6)
-INSTANCE(b_64x32s16, 128, 1, bf16_t, 64, 32, 16, 32, 16)
-INSTANCE(b_32x32s8, 64, 4, bf16_t, 32, 32, 16, 32, 8)
-INSTANCE(b_32x32w4, 128, 2, bf16_t, 32, 32, 16, 16, 12)
-INSTANCE(b_16x32s8, 64, 4, bf16_t, 16, 32, 16, 16, 8)
-INSTANCE(b_16x64, 128, 2, bf16_t, 16, 64, 16, 16, 8)
-#endif
+INSTANCE(gemm_bf16_to_f32_64x64, 128, 3, float, 64, 64, 32, 32, 4)
+INSTANCE(gemm_bf16_to_bf16_64x64, 128, 3, bf16_t, 64, 64, 32, 32, 4)
+INSTANCE(gemm_bf16_to_f32_32x32, 64, 4, float, 32, 32, 16, 32, 8)
+INSTANCE(gemm_bf16_to_bf16_32x32, 64, 4, bf16_t, 32, 32, 16, 32, 8)

@@ -12,15 +12,15 @@
 // depends on nothing but that row of a: the host may choose by speed alone.
 //
 //   instance           tile of c    grid (x, y)                        block   dynamic shared bytes
-//   gemm_f32_128x128   128 x 128    ceil(M / 128), ceil(N / 128)         256   114688
-//   gemm_f32_64x64      64 x 64     ceil(M / 64),  ceil(N / 64)          256   114688
-//   gemm_f32_16x32      16 x 32     ceil(M / 16),  ceil(N / 32)          256   100352
+//   gemm_f32_128x128   128 x 128    ceil(M / 128), ceil(N / 128)         128   98304
+//   gemm_f32_64x64      64 x 64     ceil(M / 64),  ceil(N / 64)          128   49152
+//   gemm_f32_16x32      16 x 32     ceil(M / 16),  ceil(N / 32)          256   51200
 //
-// The first is for large products. The other two have groups of warps that share a tile and take segments in turn, which keeps
-// a chip busy where tiles are few: small M, or small N.
+// The first is for large products. The other two have groups of warps that share a tile and take segments in turn, which
+// keeps a chip busy where tiles are few: 64x64 for fewer than some 150 large tiles, 16x32 for M up to 64.
 //
-// Any M, N, K >= 1, any strides and any 4-byte alignment. Rows of a (or w) are copied 16 bytes at a time where a (or w) is 16-byte aligned
-// and its stride a multiple of 4, else 4 at a time.
+// Any M, N, K >= 1, any strides and any 4-byte alignment. Rows of a (or w) are read 16 bytes at a time where a (or w) is
+// 16-byte aligned and its stride a multiple of 4, else 4 at a time.
 #include "common.cuh"
 
 namespace {
@@ -241,22 +241,6 @@ template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {
     }
 
 // rows, columns, rows and columns of a thread, groups, step
-INSTANCE(gemm_f32_128x128, 2, 128, 128, 8, 16, 1, 8)
-INSTANCE(gemm_f32_64x64, 2, 64, 64, 8, 8, 4, 8)
+INSTANCE(gemm_f32_128x128, 2, 128, 128, 8, 16, 1, 16)
+INSTANCE(gemm_f32_64x64, 3, 64, 64, 8, 8, 2, 16)
 INSTANCE(gemm_f32_16x32, 2, 16, 32, 4, 4, 8, 16)
-#ifdef TUNE
-INSTANCE(f_128x128_16, 2, 128, 128, 8, 16, 1, 16)
-INSTANCE(f_8x8, 2, 128, 128, 8, 8, 1, 8)
-INSTANCE(f_256x128, 1, 256, 128, 16, 8, 1, 8)
-INSTANCE(f_128x256, 1, 128, 256, 8, 16, 1, 8)
-INSTANCE(f_64x64g2, 3, 64, 64, 8, 8, 2, 16)
-INSTANCE(f_64x64g2_8, 4, 64, 64, 8, 8, 2, 8)
-INSTANCE(f_64x64g1, 7, 64, 64, 8, 8, 1, 8)
-INSTANCE(f_64x128, 2, 64, 128, 8, 16, 2, 8)
-INSTANCE(f_128x64, 2, 128, 64, 16, 8, 2, 8)
-INSTANCE(f_32x64, 2, 32, 64, 4, 8, 4, 8)
-INSTANCE(f_32x32, 2, 32, 32, 4, 4, 4, 16)
-INSTANCE(f_16x64, 2, 16, 64, 4, 8, 8, 8)
-INSTANCE(f_16x32g16, 1, 16, 32, 4, 4, 16, 16)
-INSTANCE(f_16x32_8, 2, 16, 32, 4, 4, 8, 8)
-#endif

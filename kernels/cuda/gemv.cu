@@ -1,4 +1,4 @@
-// placeholder
+// LEAD (03:37 UTC): a final, tested version of gemv*, dequantize, repack must be in place by 03:52 UTC; the session ends soon after. The layout of RESULT-1 met the bars.
 #include "gemv.cuh"
 #ifndef STAGES
 #define STAGES 5

@@ -150,14 +150,14 @@ template <int PIECE, int LANES> struct FloatX {
     static constexpr int GROUPS = PIECE / 4, ELEMENTS = PIECE * LANES, BYTES = 4 * ELEMENTS;  // of a tile
     uint8_t* x;
     int tiles;
-    INLINE float4* slot(int t, int piece, int p) const {
+    INLINE float4* slot(int t, unsigned piece, unsigned p) const {
         return (float4*)(x + (t * tiles + piece / LANES) * BYTES) + p * LANES + piece % LANES;
     }
     // Elements 8 i ... 8 i + 7; all lanes of a warp call it, those with something to put say so.
-    INLINE void put(int t, int i, const float (&v)[8], bool valid) {
+    INLINE void put(int t, unsigned i, const float (&v)[8], bool valid) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const int q = 2 * i + h;
+            const unsigned q = 2 * i + h;
             if (valid) *slot(t, q / GROUPS, q % GROUPS) = make_float4(v[4 * h], v[4 * h + 1], v[4 * h + 2], v[4 * h + 3]);
         }
     }
@@ -169,7 +169,7 @@ template <int PLANES, bool SUMS> struct IntX {
     static constexpr int ELEMENTS = 256, SCALES = 256 * PLANES, BYTES = SCALES + 32 + 32 * SUMS;
     uint8_t* x;
     int tiles;
-    INLINE void put(int t, int i, const float (&v)[8], bool valid) {
+    INLINE void put(int t, unsigned i, const float (&v)[8], bool valid) {
         // Four lanes side by side have a unit. Bits of magnitudes order as the magnitudes do, and NaN last.
         uint32_t top = 0;
 #pragma unroll
@@ -178,13 +178,13 @@ template <int PLANES, bool SUMS> struct IntX {
         top = max(top, __shfl_xor_sync(FULL_WARP, top, 2));
         // 127 times 256 is the largest multiple that two signed bytes hold.
         constexpr float LEVELS = PLANES == 1 ? 127.0f : 127.0f * 256.0f;
-        const float amax = __uint_as_float(top), inverse = amax > 1e-30f ? __fdividef(LEVELS, amax) : 0.0f, scale = amax * (1.0f / LEVELS);
+        const float amax = __uint_as_float(top), inverse = amax > 1e-30f ? LEVELS * rcp_approx(amax) : 0.0f, scale = amax * (1.0f / LEVELS);
         // Added to 1.5 2^23, what is rounded to an integer is in the low bits.
         uint32_t q[8];
 #pragma unroll
         for (int e = 0; e < 8; e++) q[e] = __float_as_uint(fmaf(v[e], inverse, 12582912.0f));
         uint8_t* tile = x + (t * tiles + i / 32) * BYTES;
-        const int j = i % 32 / 4;
+        const unsigned j = i % 32 / 4;
         int sum = 0;
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++) {

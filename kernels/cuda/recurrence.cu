@@ -49,21 +49,6 @@ INLINE void copy_rows(T* shared, const T* rows, int64_t stride, int tokens, int 
     }
 }
 
-// Loads or stores N value channels of a key, `valid` of which exist.
-template <int N> INLINE void load_state(float (&s)[N], const float* from, int valid, bool aligned) {
-    if constexpr (N == 4)
-        if (aligned && valid >= N) return load_vector(s, from);
-#pragma unroll
-    for (int c = 0; c < N; ++c) s[c] = c < valid ? from[c] : 0.0f;
-}
-template <int N> INLINE void store_state(float* to, const float (&s)[N], int valid, bool aligned) {
-    if constexpr (N == 4)
-        if (aligned && valid >= N) return store_vector(to, s);
-#pragma unroll
-    for (int c = 0; c < N; ++c)
-        if (c < valid) to[c] = s[c];
-}
-
 // TURN tokens: S of a lane's keys and N value channels, of which `valid` exist, and the lane's part of o. Rows of v have COLUMNS numbers.
 template <typename T, int GROUPS, int N, int TURN, int COLUMNS>
 INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* decay, const T* v, float scale, T* o, int64_t o_stride, int r,
@@ -147,13 +132,28 @@ INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, con
 
     float s[GROUPS][4][N];
     state += (int64_t)r * 4 * values + column;
-    const int64_t to_next_group = 60 * (int64_t)values;
-    float* at = state;
+    const bool whole = state_aligned && N == 4 && column + N <= count;
+    if (whole) {
 #pragma unroll
-    for (int j = 0; j < GROUPS; ++j, at += to_next_group)
+        for (int j = 0; j < GROUPS; ++j)
 #pragma unroll
-        for (int i = 0; i < 4; ++i, at += values)
-            load_state(s[j][i], at, j * 64 + r * 4 + i < keys ? count - column : 0, state_aligned);
+            for (int i = 0; i < 4; ++i) {
+                float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (j * 64 + r * 4 + i < keys) x = *(const float4*)(state + (int64_t)(j * 64 + i) * values);
+                s[j][i][0] = x.x, s[j][i][1] = x.y;
+                if constexpr (N == 4) s[j][i][2] = x.z, s[j][i][3] = x.w;
+            }
+    } else {
+#pragma unroll
+        for (int j = 0; j < GROUPS; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int c = 0; c < N; ++c) {
+                    bool valid = j * 64 + r * 4 + i < keys && column + c < count;
+                    s[j][i][c] = valid ? state[(int64_t)(j * 64 + i) * values + c] : 0.0f;
+                }
+    }
 
     const int chunks = (L + TOKENS - 1) / TOKENS;
 #pragma unroll 1
@@ -179,12 +179,22 @@ INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, con
                                            to + t * o_stride, o_stride, r, count - column);
         __syncthreads();
     }
-    at = state;
 #pragma unroll
-    for (int j = 0; j < GROUPS; ++j, at += to_next_group)
+    for (int j = 0; j < GROUPS; ++j)
 #pragma unroll
-        for (int i = 0; i < 4; ++i, at += values)
-            store_state(at, s[j][i], j * 64 + r * 4 + i < keys ? count - column : 0, state_aligned);
+        for (int i = 0; i < 4; ++i) {
+            float* to = state + (int64_t)(j * 64 + i) * values;
+            if (j * 64 + r * 4 + i >= keys) continue;
+            if constexpr (N == 4) {
+                if (whole) {
+                    store_vector(to, s[j][i]);
+                    continue;
+                }
+            }
+#pragma unroll
+            for (int c = 0; c < N; ++c)
+                if (column + c < count) to[c] = s[j][i][c];
+        }
 }
 
 // ---- Many tokens on tensor cores ---------------------------------------------------------------------------------------------------
@@ -436,15 +446,12 @@ INSTANCES(256, 4)
 INSTANCES(384, 2)
 INSTANCES(512, 2)
 
-#ifndef VG
-#define VG 4
-#endif
 #define CHUNKED(max_keys)                                                                                                                \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                                 \
         outer_scan_chunked_bf16_##max_keys(const bf16_t* q, int64_t q_stride, const bf16_t* k, int64_t k_stride, const bf16_t* v,        \
                                            int64_t v_stride, const float* decay, int64_t decay_stride, float scale, bf16_t* o,           \
                                            int64_t o_stride, float* state, int L, int keys, int values) {                                \
-        Chunked<max_keys, VG>::run(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride, state, L, keys, values); \
+        Chunked<max_keys, 4>::run(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride, state, L, keys, values); \
     }
 
 CHUNKED(64)

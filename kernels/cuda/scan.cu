@@ -152,7 +152,8 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     // Byte offsets by which this lane finds its places. The shuffle, of each lane with itself, keeps the compiler from
     // computing them anew at each use.
     auto held = [&](int x) { return __shfl_sync(FULL_WARP, x, lane); };
-    constexpr int EIGHT = sizeof(Arrived<T>), SLOT = EIGHTS * EIGHT, PREPARED = EIGHTS * sizeof(Prepared<T>), HANDOVER = sizeof shared.handover[0];
+    constexpr int EIGHT = sizeof(Arrived<T>), SLOT = EIGHTS * EIGHT, PREPARED = EIGHTS * sizeof(Prepared<T>);
+    constexpr int HANDOVER = sizeof shared.handover[0];
     const int slots = warp * SLOTS * SLOT;
     const int slot_chunk = held(slots + lane * 16), slot_owned = held(slots + lane * 2 * (int)sizeof(T));
     const int slot_states = held(slots + lane * 4 * (int)sizeof(T));
@@ -167,7 +168,8 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     constexpr int IN_ROW = CHANNELS * sizeof(T) / 16, CHUNKS = 14 * STEPS * IN_ROW / 2, MINE = (CHUNKS + 31) / 32;
     const bool whole = first + CHANNELS <= channels && states % STATES == 0 && is_aligned(u, channels, 16) &&
                        is_aligned(dt_raw, channels, 16) && is_aligned(y, channels, 16) &&
-                       (!z || is_aligned(z, z_stride, 16)) && is_aligned(b, bc_stride, 16) && is_aligned(c, bc_stride, 16);
+                       (!z || is_aligned(z, z_stride, 16)) && is_aligned(b, bc_stride, 16) &&
+                       is_aligned(c, bc_stride, 16);
     const int whole_segments = whole ? length / SEGMENT : 0;
     const char* source[MINE];
     int eight[MINE], sideways[MINE]; // bytes to the next 8 steps, to the next block of states

@@ -1,7 +1,7 @@
 //! Depthwise causal convolution over time, SiLU after it.
 
 use super::device::Launch;
-use super::rows::{Kind, Rows, Vector};
+use super::rows::{Rows, Vector};
 use super::{Cuda, DeviceError};
 use crate::Result;
 use crate::backend::Conv;
@@ -17,12 +17,10 @@ pub fn apply(cuda: &Cuda, conv: &Conv<Cuda>, x: &Rows, past: &Vector) -> Result<
     }
     let out = cuda.new_rows(x.rows, x.cols)?;
     let kernel = if conv.width <= 4 { "conv1d" } else { "conv1d_wide" };
-    let channels_of_thread = if kernel == "conv1d" && x.kind == Kind::Bf16 { 8 } else { 4 };
-    let columns = x.cols.div_ceil(channels_of_thread).div_ceil(64);
     cuda.device.launch(
         "conv1d",
         &format!("{kernel}_{}", x.kind.suffix()),
-        Launch::grid([columns, x.rows.div_ceil(64), 1], 64).overlapping(),
+        Launch::grid([x.cols.div_ceil(256), x.rows.div_ceil(64), 1], 64).overlapping(),
         &[
             &x.ptr(),
             &(x.stride as i32),

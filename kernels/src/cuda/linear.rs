@@ -226,11 +226,12 @@ fn own_gemm(cuda: &Cuda, run: &Run, x: &Rows, (w, stride): (u64, usize), into: I
         Tile { name, rows, cols, block, shared }
     }
     const F32: [Tile; 3] = [
-        tile("128x128", 128, 128, 256, 114_688),
-        tile("64x64", 64, 64, 256, 114_688),
-        tile("16x32", 16, 32, 256, 100_352),
+        tile("128x128", 128, 128, 128, 98_304),
+        tile("64x64", 64, 64, 128, 49_152),
+        tile("16x32", 16, 32, 256, 51_200),
     ];
-    const BF16: [Tile; 2] = [tile("128x128", 128, 128, 128, 98_304), tile("64x32", 64, 32, 128, 49_152)];
+    const BF16: [Tile; 3] =
+        [tile("128x128", 128, 128, 128, 98_304), tile("64x64", 64, 64, 128, 65_536), tile("32x32", 32, 32, 64, 65_536)];
     let y = into.rows();
     let (file, tiles, prefix) = match (x.kind, y.kind) {
         (Kind::F32, _) => ("gemm_f32", &F32[..], "gemm_f32"),

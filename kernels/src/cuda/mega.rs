@@ -88,7 +88,7 @@ fn attend_part(
         )?;
         launch(
             "values_one",
-            Launch::blocks(d.div_ceil(64), 256).shared(4 * chunk + 16_384),
+            Launch::blocks(d.div_ceil(16), 256).shared(4 * chunk + 8_192),
             &[&scores.ptr(), &memory.values.ptr(), &r.ptr(), &out.ptr(), &place.position(), &first, &d_arg, &chunk_arg],
         )?;
         return Ok(());

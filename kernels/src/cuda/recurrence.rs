@@ -7,14 +7,14 @@ use super::{Cuda, DeviceError};
 use crate::Result;
 use crate::backend::{Decay, Heads};
 
-/// Kernels by the most keys they take, and their dynamic shared memory in float32 and bfloat16.
-const KERNELS: [(usize, usize, usize); 6] = [
-    (64, 14_336, 9_216),
-    (128, 26_624, 17_408),
-    (192, 38_912, 25_600),
-    (256, 51_200, 33_792),
-    (384, 75_776, 50_176),
-    (512, 100_352, 66_560),
+/// Kernels by the most keys they take: value channels of a block, and dynamic shared memory in float32 and bfloat16.
+const KERNELS: [(usize, usize, usize, usize); 6] = [
+    (64, 32, 14_336, 9_216),
+    (128, 32, 26_624, 17_408),
+    (192, 32, 38_912, 25_600),
+    (256, 32, 51_200, 33_792),
+    (384, 16, 74_752, 49_664),
+    (512, 16, 99_328, 66_048),
 ];
 
 /// [`Backend::outer_scan`](crate::Backend::outer_scan).
@@ -35,7 +35,7 @@ pub fn outer_scan(
             (gates.ptr(), gates.stride)
         }
     };
-    let Some((keys, wide, narrow)) = KERNELS.iter().find(|(keys, ..)| heads.keys <= *keys) else {
+    let Some((keys, columns, wide, narrow)) = KERNELS.iter().find(|(keys, ..)| heads.keys <= *keys) else {
         let limit = KERNELS[KERNELS.len() - 1].0;
         return Err(DeviceError::Unsupported { what: "key channels of a head", limit, found: heads.keys }.into());
     };
@@ -44,7 +44,7 @@ pub fn outer_scan(
     cuda.device.launch(
         "recurrence",
         &format!("outer_scan_{}_{keys}", out.kind.suffix()),
-        Launch::grid([heads.values.div_ceil(32), heads.count, 1], 128).shared(shared),
+        Launch::grid([heads.values.div_ceil(*columns), heads.count, 1], 128).shared(shared),
         &[
             &q.ptr(),
             &(q.stride as i64),

@@ -96,7 +96,7 @@ pub fn many(
     Ok(cuda.device.launch(
         "scan",
         &format!("{kernel}_{}", out.kind.suffix()),
-        Launch::blocks(scan.channels.div_ceil(8), 128),
+        Launch::blocks(scan.channels.div_ceil(8), 96),
         &[
             &u.ptr(),
             &dt.ptr(),
