@@ -6,6 +6,7 @@
 //! (`lanes.rs`). Every decoder and encoder is compiled for several instruction sets (`simd.rs`) with equal results, bit
 //! for bit: bytes depend neither on the machine nor on the thread count.
 
+mod calibration;
 mod codebook;
 mod error;
 mod float16;
@@ -18,6 +19,7 @@ mod simd;
 mod source;
 mod tensor;
 
+pub use calibration::{Calibration, Moments};
 pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};
 pub use recipe::{Choice, Recipe};
