@@ -9,6 +9,7 @@ mod error;
 mod loader;
 mod mixers;
 mod model;
+mod observe;
 pub mod parity;
 pub mod sample;
 
@@ -16,3 +17,4 @@ pub use backend::*;
 pub use cpu::Cpu;
 pub use error::{Error, Result};
 pub use model::{Logits, Model, State};
+pub use observe::Observed;

@@ -28,16 +28,6 @@ impl Moments {
         Moments { maps, width, block, count: 0, lower: vec![0.0; len] }
     }
 
-    /// Adds the sums of another run over the same input.
-    ///
-    /// # Panics
-    /// If the other's extents differ.
-    pub fn merge(&mut self, other: &Moments) {
-        assert_eq!((self.width, self.block), (other.width, other.block), "moments of one input");
-        self.count += other.count;
-        self.lower.iter_mut().zip(&other.lower).for_each(|(a, b)| *a += b);
-    }
-
     /// Lower triangles with their extents, in order.
     pub fn triangles(&self) -> impl Iterator<Item = (usize, &[f64])> {
         let mut rest = &self.lower[..];
@@ -93,7 +83,5 @@ mod tests {
         assert_eq!(m.squares(), [1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!(m.importance(), [0.5, 1.0, 1.5, 2.0, 2.5]);
         assert_eq!(m.triangles().map(|(n, t)| (n, t.len())).collect::<Vec<_>>(), [(2, 3), (2, 3), (1, 1)]);
-        m.merge(&m.clone());
-        assert_eq!((m.count, m.lower[0]), (4, 2.0));
     }
 }

@@ -17,6 +17,7 @@ mod recipe;
 mod search;
 mod simd;
 mod source;
+mod sums;
 mod tensor;
 
 pub use calibration::{Calibration, Moments};
@@ -24,4 +25,5 @@ pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};
 pub use recipe::{Choice, Recipe};
 pub use source::{SourceError, TensorSource};
+pub use sums::{Sums, accumulate};
 pub use tensor::Tensor;
