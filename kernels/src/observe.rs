@@ -4,7 +4,7 @@ use crate::backend::*;
 use crate::cpu::gram;
 use crate::parity::Distance;
 use crate::{Error, Result};
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::ops::Range;
 use tamborim_model::mixers::Rope;
 use tamborim_quant::Sums;
@@ -50,14 +50,19 @@ impl<B: Backend> Observed<B> {
         Observed { inner, block: widest, inputs: RefCell::new(Vec::new()) }
     }
 
-    /// What was gathered, in the order of loading. The counts are tokens.
-    pub fn into_sums(self) -> Vec<Sums> {
-        self.inputs.into_inner()
+    /// What was gathered so far, in the order of loading; counts are tokens.
+    pub fn sums(&self) -> Ref<'_, [Sums]> {
+        Ref::map(self.inputs.borrow(), Vec::as_slice)
     }
 
-    /// What was gathered so far.
-    pub fn sums(&self) -> std::cell::Ref<'_, [Sums]> {
-        std::cell::Ref::map(self.inputs.borrow(), Vec::as_slice)
+    /// Adds what an earlier run gathered of an input with the same maps.
+    ///
+    /// # Panics
+    /// If there is no such input of the same extents.
+    pub fn add(&self, earlier: &Sums) {
+        let mut inputs = self.inputs.borrow_mut();
+        let input = inputs.iter_mut().find(|i| i.moments.maps == earlier.moments.maps);
+        input.unwrap_or_else(|| panic!("{:?}: an input that is gathered", earlier.moments.maps)).merge(earlier);
     }
 
     /// Makes room for the input of `maps`.
