@@ -18,7 +18,7 @@ pub struct Job<'a> {
     /// Widest input whose moments are gathered whole.
     pub widest: usize,
     pub output: &'a Path,
-    /// Between saved states.
+    /// Between saved states, at least.
     pub interval: Duration,
 }
 
@@ -45,14 +45,17 @@ pub fn calibrate<B: Backend>(backend: B, mut job: Job<'_>) -> Result<Done> {
     let windows = &job.facts.windows;
     let total: usize = windows[done..].iter().map(Vec::len).sum();
     let progress = Progress::tokens("calibrate", total as u64);
-    let mut saved = Instant::now();
+    let (mut saved, mut interval) = (Instant::now(), job.interval);
     for (i, window) in windows.iter().enumerate().skip(done) {
         // Every token's head input is wanted, the logits are not.
         model.forward(window, &mut model.start()?, Logits::All, |_| Ok::<_, Error>(()))?;
         progress.advance(window.len() as u64);
-        if saved.elapsed() >= job.interval && i + 1 < windows.len() {
+        if saved.elapsed() >= interval && i + 1 < windows.len() {
+            let started = Instant::now();
             write(&checkpoint, facts_of(&job.facts, i + 1), &observed.sums())?;
             saved = Instant::now();
+            // The sums of a large model take their time: no more than a twentieth of it all.
+            interval = job.interval.max(19 * started.elapsed());
         }
     }
     write(job.output, facts_of(&job.facts, windows.len()), &observed.sums())?;

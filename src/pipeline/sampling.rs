@@ -24,23 +24,20 @@ const KEPT: usize = 8;
 const PASSED: usize = 64;
 
 /// `n` tokens of `files` in SlimPajama's proportions: documents in file order until each set's share is filled, at most
-/// `context` tokens of one, so that a share is more than one document. Shares that the data cannot fill, and all of them
-/// where no document says its set, are filled with what was passed over, in file order.
+/// `context` tokens of one at a time, so that a share is more than one document. The share of a set that lacks text goes
+/// to the others in their proportions, further pieces of long documents included; text of no known set fills what they
+/// cannot, in file order.
 pub fn proportional(
     files: &[PathBuf],
     n: usize,
     context: usize,
     tokenizer: impl Fn() -> Result<Tokenizer>,
 ) -> Result<Tokens> {
-    let mut draw = Draw { missing: shares(n), tokens: Tokens::new(), encoder: Encoder::new(tokenizer), context };
+    let missing = shares(n, |_| true);
+    let mut draw = Draw { missing, tokens: Tokens::new(), encoder: Encoder::new(tokenizer), context };
     let (mut kept, mut kept_bytes, mut passed_bytes) = (Vec::new(), 0usize, 0usize);
     for document in read_all(files.to_vec()) {
-        let document = document?;
-        let left = match set_of(&document) {
-            Some(set) if draw.missing[set] > 0 => draw.take(document, set)?,
-            _ => Some(document),
-        };
-        let Some(left) = left else { continue };
+        let Some(left) = draw.take(document?)? else { continue };
         let bytes = match &left.content {
             Content::Text(text) => text.len(),
             Content::Tokens(ids) => 4 * ids.len(),
@@ -50,32 +47,35 @@ pub fn proportional(
             kept_bytes += bytes;
             kept.push(left);
         }
-        if draw.missing == [0; SHARES.len()] || passed_bytes > n.saturating_mul(PASSED) {
+        if draw.missing() == 0 || passed_bytes > n.saturating_mul(PASSED) {
             break;
         }
     }
-    // First what is left of long documents of sets that lack text, then whatever there is.
-    let mut rest = Vec::new();
-    for document in kept {
-        rest.extend(match set_of(&document) {
-            Some(set) if draw.missing[set] > 0 => draw.take(document, set)?,
-            _ => Some(document),
-        });
+    while draw.missing() > 0 && kept.iter().any(|d| set_of(d).is_some()) {
+        draw.missing = shares(draw.missing(), |set| kept.iter().any(|d| set_of(d) == Some(set)));
+        let mut left = Vec::new();
+        for document in kept {
+            left.extend(draw.take(document)?);
+        }
+        kept = left;
     }
-    for document in rest {
+    for document in kept {
         draw.fill(document)?;
     }
     Ok(draw.tokens)
 }
 
-/// A thousandth's multiples of `n`, rounded so that they sum up to it.
-fn shares(n: usize) -> [usize; SHARES.len()] {
-    let mut before = 0u128;
-    SHARES.map(|(_, share)| {
-        let up_to = |sum: u128| (n as u128 * sum / 1000) as usize;
-        let from = up_to(before);
-        before += share as u128;
-        up_to(before) - from
+/// `n` divided among some sets as SlimPajama is.
+fn shares(n: usize, among: impl Fn(usize) -> bool) -> [usize; SHARES.len()] {
+    let share = |set: usize| if among(set) { SHARES[set].1 as u128 } else { 0 };
+    let total = (0..SHARES.len()).map(share).sum::<u128>().max(1);
+    let mut sum = 0;
+    std::array::from_fn(|set| {
+        // Rounded so that the parts sum up to n.
+        let up_to = |sum: u128| (n as u128 * sum / total) as usize;
+        let from = up_to(sum);
+        sum += share(set);
+        up_to(sum) - from
     })
 }
 
@@ -93,8 +93,14 @@ struct Draw<T> {
 }
 
 impl<T: Fn() -> Result<Tokenizer>> Draw<T> {
+    /// Tokens that all shares together lack.
+    fn missing(&self) -> usize {
+        self.missing.iter().sum()
+    }
+
     /// Takes of a document what its set's share lacks, at most a window; what is left of it.
-    fn take(&mut self, document: Document, set: usize) -> Result<Option<Document>> {
+    fn take(&mut self, document: Document) -> Result<Option<Document>> {
+        let Some(set) = set_of(&document).filter(|set| self.missing[*set] > 0) else { return Ok(Some(document)) };
         let Document { content, domain } = document;
         let mut ids = self.encoder.encode(content)?;
         let n = ids.len().min(self.missing[set]).min(self.context);
@@ -106,12 +112,11 @@ impl<T: Fn() -> Result<Tokenizer>> Draw<T> {
 
     /// Takes of a document what all shares together lack.
     fn fill(&mut self, document: Document) -> Result<()> {
-        let missing: usize = self.missing.iter().sum();
-        if missing == 0 {
+        if self.missing() == 0 {
             return Ok(());
         }
         let ids = self.encoder.encode(document.content)?;
-        let mut n = ids.len().min(missing);
+        let mut n = ids.len().min(self.missing());
         self.tokens.push(&ids[..n], document.domain.as_deref())?;
         for set in &mut self.missing {
             let taken = n.min(*set);

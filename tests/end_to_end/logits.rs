@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tamborim_converters::CheckpointModel;
 use tamborim_kernels::sample::{Sampler, Sampling};
-use tamborim_kernels::{Logits, Model};
+use tamborim_kernels::{Backend, Cpu, Error, Logits, Model};
 
 /// The goldens come from float64 runs of the official code; its own float32 is up to 2.1e-5 away from them.
 const EXACT: f64 = 1e-4;
@@ -139,14 +139,17 @@ fn greedy_continuations_are_those_of_the_training_code() {
         let length = case.tokens["greedy_prompt_len"].as_u64().expect("a length") as usize;
         let mut next = ids(&case.tokens["tokens"][0].as_array().expect("tokens")[..length]);
         let source = CheckpointModel::open(&case.model, None, false).expect("a model");
-        let model = Model::load(&source).expect("a model that runs");
+        let model = Model::load(&Cpu, &source).expect("a model that runs");
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_p: 1.0 }, 0);
-        let (mut state, mut found) = (model.start(), Vec::new());
+        let (mut state, mut found) = (model.start().expect("a state"), Vec::new());
         let vocab = model.plan().vocab_size;
         while found.len() < expected.len() {
             let mut token = 0;
             model
-                .forward(&next, &mut state, Logits::Last, |l| token = sampler.next(&l[..vocab]))
+                .forward(&next, &mut state, Logits::Last, |rows| {
+                    token = sampler.next(&Cpu.read(&rows)?[..vocab]);
+                    Ok::<_, Error>(())
+                })
                 .expect("known tokens");
             found.push(token);
             next = vec![token];

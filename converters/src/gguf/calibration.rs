@@ -214,7 +214,7 @@ impl CalibrationFile {
         let name = format!("{}.in_moments_rest", moments.maps[0]);
         let rests = floats(self.file.bytes(&name)?);
         if let Some(wrong) = rests.iter().find(|r| !r.is_finite()) {
-            return Err(Error::tensor(self.path(), name, "finite numbers", wrong.to_string()));
+            return Err(Error::tensor(self.path(), quoted(&name), "finite numbers", wrong.to_string()));
         }
         Ok(Sums { moments, rests })
     }
@@ -236,7 +236,9 @@ impl CalibrationFile {
         let wrong = moments.lower.iter().copied().find(|s| !s.is_finite());
         match wrong.or_else(|| moments.squares().into_iter().find(|s| *s < 0.0)) {
             None => Ok(moments),
-            Some(sum) => Err(Error::tensor(self.path(), name, "finite sums, of squares from 0", sum.to_string())),
+            Some(sum) => {
+                Err(Error::tensor(self.path(), quoted(&name), "finite sums, of squares from 0", sum.to_string()))
+            }
         }
     }
 }
