@@ -21,6 +21,8 @@ enum Command {
     Inspect(Inspect),
     /// Convert a checkpoint to GGUF or safetensors
     Convert(Convert),
+    /// Gather what quantize should preserve: second moments of the inputs of a model's linear maps, on text
+    Calibrate(Calibrate),
     /// Store a model in fewer bits
     Quantize(Quantize),
     /// Measure how far a candidate is from its reference, on text
@@ -55,6 +57,7 @@ impl Cli {
         match self.command {
             Command::Inspect(a) => commands::inspect::run(&a),
             Command::Convert(a) => commands::convert::run(&a),
+            Command::Calibrate(a) => commands::calibrate::run(&a),
             Command::Quantize(a) => commands::quantize::run(&a),
             Command::Verify(a) => commands::verify::run(&a),
             Command::Generate(a) => commands::generate::run(&a),
@@ -115,6 +118,50 @@ pub struct Convert {
     /// Type of the linear maps
     #[arg(long, value_enum, default_value = "source")]
     pub dtype: Dtype,
+}
+
+/// How calibration text is drawn.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    /// From each set of SlimPajama as large a share as it has there, at most a window of a document
+    Proportional,
+    /// From the start of the data, as it comes
+    Sequential,
+}
+
+#[derive(Args)]
+pub struct Calibrate {
+    /// Checkpoint, safetensors file, Hugging Face folder or GGUF, at full precision
+    #[arg(required_unless_present = "merge")]
+    pub model: Option<PathBuf>,
+    /// Text: .jsonl, .jsonl.zst, .parquet, .txt, packed tokens .bin, or token lists .json
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "merge")]
+    pub data: Vec<PathBuf>,
+    /// File to write: .gguf
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Instead of running a model, add up calibrations of one: of several runs or machines
+    #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["model", "data", "tokens", "context", "sampling"])]
+    pub merge: Vec<PathBuf>,
+    /// Tokens to run
+    #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = at_least_one)]
+    pub tokens: usize,
+    /// Tokens in a window; states start anew with each
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
+    pub context: usize,
+    /// How the text is drawn
+    #[arg(long, value_enum, default_value = "proportional")]
+    pub sampling: Sampling,
+    /// Widest input whose second moments are gathered whole; of wider ones only diagonal blocks
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least_one)]
+    pub widest: usize,
+    /// Save what is gathered this often; the same command goes on from there
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub checkpoint: u64,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub open: Open,
 }
 
 #[derive(Args)]

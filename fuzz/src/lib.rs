@@ -5,11 +5,11 @@ mod allocator;
 pub mod seeds;
 
 use std::{cell::OnceCell, fmt::Display, path::Path, sync::Mutex};
-use tamborim_converters::gguf::{GgufFile, GgufModel, read_tokenizer};
+use tamborim_converters::gguf::{CalibrationFile, GgufFile, GgufModel, read_tokenizer};
 use tamborim_converters::{fuzz, open_checkpoint};
 use tamborim_model::mixers::{Attention, Mixer};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
-use tamborim_quant::TensorSource;
+use tamborim_quant::{Calibration, TensorSource};
 use tempfile::TempDir;
 
 /// One target: its name, what it does, and the memory that an input of n bytes may take.
@@ -30,7 +30,7 @@ const DEFLATE: usize = 2200;
 const PLAN: usize = 96 << 20;
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "pickle", run: pickle, fixed: PICKLE, per_byte: 128 },
     Target { name: "torch", run: torch, fixed: PICKLE, per_byte: DEFLATE },
     Target { name: "legacy", run: torch, fixed: PICKLE, per_byte: 128 },
@@ -38,6 +38,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "safetensors", run: safetensors, fixed: 1 << 20, per_byte: 256 },
     Target { name: "index", run: index, fixed: 1 << 20, per_byte: 256 },
     Target { name: "gguf", run: gguf, fixed: 1 << 20, per_byte: 256 },
+    Target { name: "calibration", run: calibration, fixed: 1 << 20, per_byte: 256 },
     Target { name: "config", run: config, fixed: PLAN, per_byte: 256 },
     Target { name: "tokenizer", run: tokenizer, fixed: 1 << 20, per_byte: 512 },
 ];
@@ -120,6 +121,20 @@ fn gguf(bytes: &[u8]) {
     for spec in model.plan().tensors() {
         if let Some(tensor) = tidy(model.read(&spec)) {
             assert_eq!(tensor.to_f32().len(), spec.elements(), "{}", spec.name);
+        }
+    }
+}
+
+/// The container, its facts, and all sums.
+fn calibration(bytes: &[u8]) {
+    let Some(file) = tidy(GgufFile::parse(Path::new("fuzz"), bytes.to_vec())) else { return };
+    let Some(file) = tidy(CalibrationFile::new(file)) else { return };
+    for (index, input) in file.facts().inputs.iter().enumerate() {
+        if file.is_mergeable() {
+            tidy(file.sums(index));
+        }
+        if let Some(moments) = tidy(file.moments(&input.maps[0])) {
+            assert!(moments.is_some_and(|m| m.importance().len() == m.width), "{}", input.maps[0]);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Inputs to begin with: the committed fixtures, and small files made here that mutations get further into.
 
 use std::path::{Path, PathBuf};
-use tamborim_converters::gguf::{GgufWriter, write_plan, write_tokenizer};
+use tamborim_converters::gguf::{CalibrationWriter, Facts, GgufWriter, Input, write_plan, write_tokenizer};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
+use tamborim_quant::Sums;
 
 /// The committed fixtures.
 pub fn fixtures() -> PathBuf {
@@ -35,6 +36,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "index" => [files("formats/sharded", &[".json"]), files("broken/index_traversal", &[".json"])].concat(),
         "gguf" => ggufs(),
+        "calibration" => calibrations(),
         "config" => configs(),
         "tokenizer" => tokenizers(),
         _ => Vec::new(),
@@ -231,6 +233,36 @@ fn ggufs() -> Vec<Vec<u8>> {
         all.push(std::fs::read(&path).expect("the file"));
     }
     all
+}
+
+/// A calibration of two inputs, one of them in blocks, and an importance matrix of llama.cpp.
+fn calibrations() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("a.gguf");
+    let input = |maps: &[&str], width, block| Input { maps: maps.iter().map(|m| (*m).into()).collect(), width, block };
+    let facts = Facts {
+        model: "0123".into(),
+        context: 2,
+        datasets: vec!["text.txt".into()],
+        sets: vec![("text".into(), 3)],
+        inputs: vec![input(&["a.weight", "b.weight"], 3, 3), input(&["c.weight"], 5, 2)],
+        windows: vec![vec![1, 2], vec![3]],
+    };
+    let mut writer = CalibrationWriter::create(&path, &facts).expect("a file");
+    for Input { maps, width, block } in facts.inputs {
+        writer.put(&Sums::new(maps, width, block)).expect("written");
+    }
+    writer.finish().expect("written");
+    let ours = std::fs::read(&path).expect("the file");
+    let mut writer = GgufWriter::create(&path).expect("a file");
+    writer.metadata.insert("general.type", "imatrix");
+    writer.declare("a.weight.in_sum2", &[1, 4], 0).expect("declared");
+    writer.declare("a.weight.counts", &[1, 1], 0).expect("declared");
+    let mut body = writer.write_header().expect("written");
+    body.tensor("a.weight.in_sum2", &[0; 16]).expect("written");
+    body.tensor("a.weight.counts", &[0; 4]).expect("written");
+    body.finish().expect("written");
+    vec![ours, std::fs::read(&path).expect("the file")]
 }
 
 /// A field of a protobuf message that holds bytes.

@@ -28,7 +28,9 @@ template <typename T> struct View {
     int64_t stride;
 };
 
-template <int V> struct Piece { float x[V]; };
+template <int V> struct Piece {
+    float x[V];
+};
 
 template <int V, typename T> INLINE Piece<V> piece(View<T> view, int64_t row, int i) {
     Piece<V> p;
@@ -43,7 +45,8 @@ template <int V, typename F, typename... P> INLINE Piece<V> combine(F f, const P
     return y;
 }
 
-template <int V, typename F, typename Out, typename... In> INLINE void map_pieces(F f, int rows, int n, View<Out> out, View<In>... in) {
+template <int V, typename F, typename Out, typename... In>
+INLINE void map_pieces(F f, int rows, int n, View<Out> out, View<In>... in) {
     const unsigned per_row = (unsigned)n / V;
     const uint64_t total = (uint64_t)rows * per_row, threads = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t p = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; p < total; p += threads) {
@@ -56,7 +59,8 @@ template <int V, typename F, typename Out, typename... In> INLINE void map_piece
 }
 
 // f of the inputs at each place. V numbers at a time where all matrices allow it.
-template <int V, typename F, typename Out, typename... In> INLINE void map(F f, int rows, int n, View<Out> out, View<In>... in) {
+template <int V, typename F, typename Out, typename... In>
+INLINE void map(F f, int rows, int n, View<Out> out, View<In>... in) {
     next_kernel_start();
     previous_kernel_wait();
     if (n % V == 0 && is_aligned(out.start, out.stride, 16) && (is_aligned(in.start, in.stride, 16) && ... && true))
@@ -77,38 +81,41 @@ template <typename T> constexpr int WIDTH = 16 / sizeof(T);
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(256)
 
-#define INSTANCES(T, suffix)                                                                                                             \
-    KERNEL add_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, int rows, int n) {                                     \
-        map<WIDTH<T>>([](float x, float y) { return x + y; }, rows, n, View<float>{x, x_stride}, View<const float>{x, x_stride},         \
-                      View<const T>{y, y_stride});                                                                                       \
-    }                                                                                                                                    \
-    KERNEL silu_##suffix(const T* x, int64_t x_stride, T* out, int64_t out_stride, int rows, int n) {                                    \
-        map<WIDTH<T>>([](float x) { return silu_in<T>(x); }, rows, n, View<T>{out, out_stride}, View<const T>{x, x_stride});             \
-    }                                                                                                                                    \
-    KERNEL silu_times_##suffix(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out, int64_t out_stride, int rows, \
-                               int n) {                                                                                                  \
-        map<WIDTH<T>>([](float gate, float up) { return silu_in<T>(gate) * up; }, rows, n, View<T>{out, out_stride},                     \
-                      View<const T>{gate, gate_stride}, View<const T>{up, up_stride});                                                   \
-    }                                                                                                                                    \
-    KERNEL scale_##suffix(const T* x, int64_t x_stride, float factor, T* out, int64_t out_stride, int rows, int n) {                     \
-        map<WIDTH<T>>([=](float x) { return x * factor; }, rows, n, View<T>{out, out_stride}, View<const T>{x, x_stride});               \
-    }                                                                                                                                    \
-    KERNEL decay_gate_##suffix(const T* x, int64_t x_stride, float* out, int64_t out_stride, int rows, int n) {                          \
-        /* log sigmoid(x) = min(x, 0) - log(1 + e^-|x|), exact at both ends */                                                           \
-        map<WIDTH<T>>([](float x) { return expf((fminf(x, 0.0f) - log1pf(expf(-fabsf(x)))) / 16.0f); }, rows, n,                         \
-                      View<float>{out, out_stride}, View<const T>{x, x_stride});                                                         \
-    }                                                                                                                                    \
-    KERNEL mega_gate_##suffix(const T* u, int64_t u_stride, const T* h, int64_t h_stride, const T* x, int64_t x_stride, const float* r,  \
-                              int64_t r_stride, T* out, int64_t out_stride, int rows, int n) {                                           \
-        map<WIDTH<T>>([](float u, float h, float x, float r) { return sigmoid_in<T>(u) * (silu_in<T>(h + x) - r); }, rows, n,            \
-                      View<T>{out, out_stride}, View<const T>{u, u_stride}, View<const T>{h, h_stride}, View<const T>{x, x_stride},      \
-                      View<const float>{r, r_stride});                                                                                   \
-    }                                                                                                                                    \
-    KERNEL copy_##suffix(const T* x, int64_t x_stride, T* out, int64_t out_stride, int rows, int n) {                                    \
-        map<WIDTH<T>>([](float x) { return x; }, rows, n, View<T>{out, out_stride}, View<const T>{x, x_stride});                         \
-    }                                                                                                                                    \
-    KERNEL fill_##suffix(T* out, int64_t out_stride, float value, int rows, int n) {                                                     \
-        map<WIDTH<T>>([=] { return value; }, rows, n, View<T>{out, out_stride});                                                         \
+#define INSTANCES(T, suffix)                                                                                         \
+    KERNEL add_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, int rows, int n) {                 \
+        map<WIDTH<T>>([](float x, float y) { return x + y; }, rows, n, View<float>{x, x_stride},                     \
+                      View<const float>{x, x_stride}, View<const T>{y, y_stride});                                   \
+    }                                                                                                                \
+    KERNEL silu_##suffix(const T* x, int64_t x_stride, T* out, int64_t out_stride, int rows, int n) {                \
+        map<WIDTH<T>>([](float x) { return silu_in<T>(x); }, rows, n, View<T>{out, out_stride},                      \
+                      View<const T>{x, x_stride});                                                                   \
+    }                                                                                                                \
+    KERNEL silu_times_##suffix(const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, T* out,           \
+                               int64_t out_stride, int rows, int n) {                                                \
+        map<WIDTH<T>>([](float gate, float up) { return silu_in<T>(gate) * up; }, rows, n, View<T>{out, out_stride}, \
+                      View<const T>{gate, gate_stride}, View<const T>{up, up_stride});                               \
+    }                                                                                                                \
+    KERNEL scale_##suffix(const T* x, int64_t x_stride, float factor, T* out, int64_t out_stride, int rows, int n) { \
+        map<WIDTH<T>>([=](float x) { return x * factor; }, rows, n, View<T>{out, out_stride},                        \
+                      View<const T>{x, x_stride});                                                                   \
+    }                                                                                                                \
+    KERNEL decay_gate_##suffix(const T* x, int64_t x_stride, float* out, int64_t out_stride, int rows, int n) {      \
+        /* log sigmoid(x) = min(x, 0) - log(1 + e^-|x|), exact at both ends */                                       \
+        map<WIDTH<T>>([](float x) { return expf((fminf(x, 0.0f) - log1pf(expf(-fabsf(x)))) / 16.0f); }, rows, n,     \
+                      View<float>{out, out_stride}, View<const T>{x, x_stride});                                     \
+    }                                                                                                                \
+    KERNEL mega_gate_##suffix(const T* u, int64_t u_stride, const T* h, int64_t h_stride, const T* x,                \
+                              int64_t x_stride, const float* r, int64_t r_stride, T* out, int64_t out_stride,        \
+                              int rows, int n) {                                                                     \
+        map<WIDTH<T>>([](float u, float h, float x, float r) { return sigmoid_in<T>(u) * (silu_in<T>(h + x) - r); }, \
+                      rows, n, View<T>{out, out_stride}, View<const T>{u, u_stride}, View<const T>{h, h_stride},     \
+                      View<const T>{x, x_stride}, View<const float>{r, r_stride});                                   \
+    }                                                                                                                \
+    KERNEL copy_##suffix(const T* x, int64_t x_stride, T* out, int64_t out_stride, int rows, int n) {                \
+        map<WIDTH<T>>([](float x) { return x; }, rows, n, View<T>{out, out_stride}, View<const T>{x, x_stride});     \
+    }                                                                                                                \
+    KERNEL fill_##suffix(T* out, int64_t out_stride, float value, int rows, int n) {                                 \
+        map<WIDTH<T>>([=] { return value; }, rows, n, View<T>{out, out_stride});                                     \
     }
 
 INSTANCES(float, f32)

@@ -49,7 +49,8 @@ template <int COPIES, int COPY_ROWS> struct Copier {
         if (aligned) {
 #pragma unroll
             for (int i = 0; i < COPIES; ++i)
-                copy_async16_first(to + i * COPY_ROWS * STEP, from + i * apart + k, i * COPY_ROWS < rows_left ? columns * 2 : 0);
+                copy_async16_first(to + i * COPY_ROWS * STEP, from + i * apart + k,
+                                   i * COPY_ROWS < rows_left ? columns * 2 : 0);
         } else {
 #pragma unroll 1
             for (int i = 0; i < COPIES * 8; ++i) {
@@ -65,8 +66,8 @@ INLINE void store_pair(bf16_t* p, float x, float y) { *(uint32_t*)p = pack_bf16x
 
 // A block owns BM x BN of c, a warp WM x WN of that.
 template <typename Out, int BM, int BN, int WM, int WN, int STAGES>
-INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_stride, const float* bias, Out* c, int64_t c_stride, int M,
-                 int N, int K, int accumulate) {
+INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_stride, const float* bias, Out* c,
+                 int64_t c_stride, int M, int N, int K, int accumulate) {
     constexpr int THREADS = (BM / WM) * (BN / WN) * 32, COPY_ROWS = THREADS / PIECES;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "whole matrix instructions");
     static_assert(BM % COPY_ROWS == 0 && BN % COPY_ROWS == 0 && COPY_ROWS % 8 == 0, "the same copies for each thread");
@@ -107,7 +108,8 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
         bf16_t* stage_a = stages + step % STAGES * STAGE;
         bf16_t* stage_w = stage_a + BM * STEP;
 #pragma unroll
-        for (int i = 0; i < WM / 16; ++i) load_matrix_x4(x[k % 2][i], at(stage_a, warp_m + i * 16 + lane % 16, 2 * k + lane / 16));
+        for (int i = 0; i < WM / 16; ++i)
+            load_matrix_x4(x[k % 2][i], at(stage_a, warp_m + i * 16 + lane % 16, 2 * k + lane / 16));
 #pragma unroll
         for (int j = 0; j < WN / 16; ++j)
             load_matrix_x4(y[k % 2][j], at(stage_w, warp_n + j * 16 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
@@ -168,11 +170,11 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
 
 } // namespace
 
-#define INSTANCE(name, threads, blocks, Out, ...)                                                                                \
-    extern "C" __global__ void __launch_bounds__(threads, blocks)                                                                \
-        name(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_stride, const float* bias, Out* c, int64_t c_stride,  \
-             int M, int N, int K, int accumulate) {                                                                              \
-        gemm<Out, __VA_ARGS__>(a, a_stride, w, w_stride, bias, c, c_stride, M, N, K, accumulate);                                \
+#define INSTANCE(name, threads, blocks, Out, ...)                                                             \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)                                             \
+        name(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_stride, const float* bias, Out* c, \
+             int64_t c_stride, int M, int N, int K, int accumulate) {                                         \
+        gemm<Out, __VA_ARGS__>(a, a_stride, w, w_stride, bias, c, c_stride, M, N, K, accumulate);             \
     }
 
 // rows and columns of a block, of a warp, stages

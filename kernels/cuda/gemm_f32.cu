@@ -99,11 +99,12 @@ template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {
     static constexpr int STAGE = GROUP_STAGE * GROUPS;
     static constexpr int COPY_ROWS = GROUP_THREADS / PIECES;
     static_assert(GROUP_THREADS % 32 == 0 && BM % (4 * TM) == 0 && TM % 4 == 0 && TN % 4 == 0, "whole warps and runs");
-    static_assert((TM == 4 || ROW_RUN % 32 == 0) && (TN == 4 || COLUMN_RUN % 32 == 0), "a run is swizzled like the first");
+    static_assert((TM == 4 || ROW_RUN % 32 == 0) && (TN == 4 || COLUMN_RUN % 32 == 0),
+                  "a run is swizzled like the first");
     static_assert(BM % COPY_ROWS == 0 && BN % COPY_ROWS == 0, "the same copies for each thread");
 
-    static INLINE void run(const float* a, int64_t a_stride, const float* w, int64_t w_stride, const float* bias, float* c,
-                           int64_t c_stride, int M, int N, int K, int accumulate) {
+    static INLINE void run(const float* a, int64_t a_stride, const float* w, int64_t w_stride, const float* bias,
+                           float* c, int64_t c_stride, int M, int N, int K, int accumulate) {
         DYNAMIC_SHARED(shared_bytes);
         float* const stages = (float*)shared_bytes;
         float* const totals = stages + 2 * STAGE;
@@ -162,7 +163,8 @@ template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {
 #pragma unroll
                     for (int i = 0; i < TM; i += 4) read4(x[k % 2] + i, stage + x_at[k / 4] + k * BM + i / 4 * ROW_RUN);
 #pragma unroll
-                    for (int j = 0; j < TN; j += 4) read4(y[k % 2] + j, stage + y_at[k / 4] + k * BN + j / 4 * COLUMN_RUN);
+                    for (int j = 0; j < TN; j += 4)
+                        read4(y[k % 2] + j, stage + y_at[k / 4] + k * BN + j / 4 * COLUMN_RUN);
                 };
                 read(0);
 #pragma unroll
@@ -233,11 +235,11 @@ template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {
 
 } // namespace
 
-#define INSTANCE(name, blocks, ...)                                                                                             \
-    extern "C" __global__ void __launch_bounds__((Gemm<__VA_ARGS__>::THREADS), blocks)                                          \
-        name(const float* a, int64_t a_stride, const float* w, int64_t w_stride, const float* bias, float* c, int64_t c_stride, \
-             int M, int N, int K, int accumulate) {                                                                             \
-        Gemm<__VA_ARGS__>::run(a, a_stride, w, w_stride, bias, c, c_stride, M, N, K, accumulate);                               \
+#define INSTANCE(name, blocks, ...)                                                                           \
+    extern "C" __global__ void __launch_bounds__((Gemm<__VA_ARGS__>::THREADS), blocks)                        \
+        name(const float* a, int64_t a_stride, const float* w, int64_t w_stride, const float* bias, float* c, \
+             int64_t c_stride, int M, int N, int K, int accumulate) {                                         \
+        Gemm<__VA_ARGS__>::run(a, a_stride, w, w_stride, bias, c, c_stride, M, N, K, accumulate);             \
     }
 
 // rows, columns, rows and columns of a thread, groups, step

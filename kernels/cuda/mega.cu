@@ -42,8 +42,8 @@ INLINE int place_of(const int64_t* position, int first, int chunk) { return (int
 INLINE float scaled(float x, float gamma, float beta) { return __fadd_rn(__fmul_rn(silu(x), gamma), beta); }
 
 template <typename T>
-INLINE void prepare(const T* z, int64_t z_stride, const T* v, int64_t v_stride, const float* gamma, const float* beta, T* q, T* keys, T* values,
-                    const int64_t* position, int first, int z_dim, int d, int chunk) {
+INLINE void prepare(const T* z, int64_t z_stride, const T* v, int64_t v_stride, const float* gamma, const float* beta,
+                    T* q, T* keys, T* values, const int64_t* position, int first, int z_dim, int d, int chunk) {
     next_kernel_start();
     previous_kernel_wait();
     const int64_t t = blockIdx.x, place = place_of(position, first, chunk) + t;
@@ -63,7 +63,8 @@ constexpr int SCORE_STEP = 32;
 typedef float ScoreTile[SCORE_STEP][SCORE_TILE + 4];
 
 // Columns k .. of 64 rows, of which `rows` exist, transposed.
-template <typename T> INLINE void load_transposed(ScoreTile& to, const T* from, int64_t stride, int rows, int k, int columns) {
+template <typename T>
+INLINE void load_transposed(ScoreTile& to, const T* from, int64_t stride, int rows, int k, int columns) {
     for (int i = threadIdx.x; i < SCORE_TILE * SCORE_STEP; i += 256) {
         int row = i / SCORE_STEP, column = i % SCORE_STEP;
         to[column][row] = row < rows && k + column < columns ? load(from + row * stride + k + column) : 0.0f;
@@ -72,7 +73,8 @@ template <typename T> INLINE void load_transposed(ScoreTile& to, const T* from, 
 
 // sums += a b^T, 4 x 4 numbers a thread.
 template <typename T>
-INLINE void add_products(float (&sums)[4][4], const T* a, int a_rows, const T* b, int b_rows, int columns, ScoreTile& x, ScoreTile& y) {
+INLINE void add_products(float (&sums)[4][4], const T* a, int a_rows, const T* b, int b_rows, int columns, ScoreTile& x,
+                         ScoreTile& y) {
     const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
 #pragma unroll 1
     for (int k = 0; k < columns; k += SCORE_STEP) {
@@ -94,8 +96,9 @@ INLINE void add_products(float (&sums)[4][4], const T* a, int a_rows, const T* b
 }
 
 template <typename T>
-INLINE void score_tile(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores, int64_t scores_stride,
-                       const int64_t* position, int first, int rows, int z_dim, int chunk) {
+INLINE void score_tile(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale,
+                       float* scores, int64_t scores_stride, const int64_t* position, int first, int rows, int z_dim,
+                       int chunk) {
     __shared__ __align__(16) ScoreTile x, y;
     next_kernel_start();
     previous_kernel_wait();
@@ -108,7 +111,8 @@ INLINE void score_tile(const T* q, const T* keys, const float* query_bias, const
     for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j) sums[i][j] *= scale;
-    add_products(sums, query_bias + (int64_t)(place + t0) * z_dim, t_count, key_bias + (int64_t)s0 * z_dim, s_count, z_dim, x, y);
+    add_products(sums, query_bias + (int64_t)(place + t0) * z_dim, t_count, key_bias + (int64_t)s0 * z_dim, s_count,
+                 z_dim, x, y);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -142,7 +146,8 @@ INLINE float block_max(float x, float (&partial)[8]) {
 
 // Zeros follow up to the last key that any row of the call sees.
 template <typename T>
-INLINE void softmax_row(const float* scores, int64_t scores_stride, T* p, int64_t p_stride, const int64_t* position, int first, int rows, int chunk) {
+INLINE void softmax_row(const float* scores, int64_t scores_stride, T* p, int64_t p_stride, const int64_t* position,
+                        int first, int rows, int chunk) {
     __shared__ float partial[8];
     next_kernel_start();
     previous_kernel_wait();
@@ -168,8 +173,8 @@ constexpr int F32_STEP = 16;
 constexpr int F32_STAGE = 2 * VALUE_TILE * F32_STEP;
 constexpr int F32_STAGES = 3;
 
-INLINE void value_tile(const float* p, int64_t p_stride, const float* values, const float* r, int64_t r_stride, float* out, int64_t out_stride,
-                       const int64_t* position, int first, int rows, int d, int chunk) {
+INLINE void value_tile(const float* p, int64_t p_stride, const float* values, const float* r, int64_t r_stride,
+                       float* out, int64_t out_stride, const int64_t* position, int first, int rows, int d, int chunk) {
     DYNAMIC_SHARED(shared_bytes);
     float* const stages = (float*)shared_bytes;
     const int thread = threadIdx.x, lane = thread % 32, row = thread / 32 * 32 + lane / 8, column = lane % 8 * 4;
@@ -177,7 +182,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
     next_kernel_start();
     previous_kernel_wait();
     const int t0 = blockIdx.x * VALUE_TILE, c0 = blockIdx.y * VALUE_TILE, t_count = min(rows - t0, VALUE_TILE);
-    const int place = place_of(position, first, chunk), reach = place + rows, steps = (place + t0 + t_count + F32_STEP - 1) / F32_STEP;
+    const int place = place_of(position, first, chunk), reach = place + rows,
+              steps = (place + t0 + t_count + F32_STEP - 1) / F32_STEP;
     p += t0 * p_stride;
 
     auto copy = [&](int step) {
@@ -187,7 +193,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
         for (int i = 0; i < 4; ++i) {
             int t = thread / 4 + i * 32, piece = thread % 4, s = s0 + piece * 4;
             int count = t < t_count ? max(min(reach - s, 4), 0) : 0;
-            copy_async16_first(to + t * F32_STEP + ((piece ^ (t / 2 % 4)) * 4), count > 0 ? p + t * p_stride + s : p, count * 4);
+            copy_async16_first(to + t * F32_STEP + ((piece ^ (t / 2 % 4)) * 4), count > 0 ? p + t * p_stride + s : p,
+                               count * 4);
         }
         to += VALUE_TILE * F32_STEP;
         if (aligned) {
@@ -201,7 +208,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
 #pragma unroll 1
             for (int s = 0; s < F32_STEP; ++s) {
                 bool valid = s0 + s < reach && c0 + thread < d;
-                copy_async4(to + s * VALUE_TILE + thread, valid ? values + (int64_t)(s0 + s) * d + c0 + thread : values, valid);
+                copy_async4(to + s * VALUE_TILE + thread, valid ? values + (int64_t)(s0 + s) * d + c0 + thread : values,
+                            valid);
             }
         }
     };
@@ -228,7 +236,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
         for (int piece = 0; piece < 4; ++piece) {
             float x[8][4];
 #pragma unroll
-            for (int i = 0; i < 8; ++i) load_vector(x[i], from_p + i * 4 * F32_STEP + ((piece ^ (i % 2 * 2) ^ (lane / 16)) * 4));
+            for (int i = 0; i < 8; ++i)
+                load_vector(x[i], from_p + i * 4 * F32_STEP + ((piece ^ (i % 2 * 2) ^ (lane / 16)) * 4));
 #pragma unroll
             for (int l = 0; l < 4; ++l)
 #pragma unroll
@@ -262,8 +271,9 @@ constexpr int BF16_STEP = 64;
 constexpr int BF16_STAGE = 2 * VALUE_TILE * BF16_STEP;
 constexpr int BF16_STAGES = 3;
 
-INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, const bf16_t* r, int64_t r_stride, bf16_t* out, int64_t out_stride,
-                       const int64_t* position, int first, int rows, int d, int chunk) {
+INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, const bf16_t* r, int64_t r_stride,
+                       bf16_t* out, int64_t out_stride, const int64_t* position, int first, int rows, int d,
+                       int chunk) {
     DYNAMIC_SHARED(shared_bytes);
     bf16_t* const stages = (bf16_t*)shared_bytes;
     const int thread = threadIdx.x, lane = thread % 32, warp_t = thread / 64 * 64, warp_c = thread / 32 % 2 * 64;
@@ -271,7 +281,8 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
     next_kernel_start();
     previous_kernel_wait();
     const int t0 = blockIdx.x * VALUE_TILE, c0 = blockIdx.y * VALUE_TILE, t_count = min(rows - t0, VALUE_TILE);
-    const int place = place_of(position, first, chunk), reach = place + rows, steps = (place + t0 + t_count + BF16_STEP - 1) / BF16_STEP;
+    const int place = place_of(position, first, chunk), reach = place + rows,
+              steps = (place + t0 + t_count + BF16_STEP - 1) / BF16_STEP;
     p += t0 * p_stride;
 
     auto copy = [&](int step) {
@@ -281,7 +292,8 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
         for (int i = 0; i < 8; ++i) {
             int t = thread / 8 + i * 16, piece = thread % 8, s = s0 + piece * 8;
             int count = t < t_count ? max(min(reach - s, 8), 0) : 0;
-            copy_async16_first(to + t * BF16_STEP + ((piece ^ (t % 8)) * 8), count > 0 ? p + t * p_stride + s : p, count * 2);
+            copy_async16_first(to + t * BF16_STEP + ((piece ^ (t % 8)) * 8), count > 0 ? p + t * p_stride + s : p,
+                               count * 2);
         }
         to += VALUE_TILE * BF16_STEP;
         if (aligned) {
@@ -289,13 +301,15 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
             for (int i = 0; i < 8; ++i) {
                 int s = thread / 16 + i * 8, piece = thread % 16, c = c0 + piece * 8;
                 bool valid = s0 + s < reach && c < d;
-                copy_async16(to + s * VALUE_TILE + ((piece ^ (s % 8)) * 8), valid ? values + (int64_t)(s0 + s) * d + c : values, valid);
+                copy_async16(to + s * VALUE_TILE + ((piece ^ (s % 8)) * 8),
+                             valid ? values + (int64_t)(s0 + s) * d + c : values, valid);
             }
         } else {
 #pragma unroll 1
             for (int s = 0; s < BF16_STEP; ++s) {
                 bool valid = s0 + s < reach && c0 + thread < d;
-                to[s * VALUE_TILE + ((thread / 8 ^ (s % 8)) * 8) + thread % 8] = valid ? values[(int64_t)(s0 + s) * d + c0 + thread] : (bf16_t)0;
+                to[s * VALUE_TILE + ((thread / 8 ^ (s % 8)) * 8) + thread % 8] =
+                    valid ? values[(int64_t)(s0 + s) * d + c0 + thread] : (bf16_t)0;
             }
         }
     };
@@ -344,7 +358,9 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
 #pragma unroll
                 for (int l = 0; l < 2; ++l) {
                     int c = c0 + warp_c + j * 8 + lane % 4 * 2 + l;
-                    if (c < d) store_gated(out + (t0 + t) * out_stride + c, sums[i][j][half * 2 + l], r + (t0 + t) * r_stride + c);
+                    if (c < d)
+                        store_gated(out + (t0 + t) * out_stride + c, sums[i][j][half * 2 + l],
+                                    r + (t0 + t) * r_stride + c);
                 }
         }
 }
@@ -353,8 +369,8 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
 
 // A warp a key.
 template <typename T>
-INLINE void score_one(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores,
-                      const int64_t* position, int first, int z_dim, int chunk) {
+INLINE void score_one(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale,
+                      float* scores, const int64_t* position, int first, int z_dim, int chunk) {
     next_kernel_start();
     previous_kernel_wait();
     const int place = place_of(position, first, chunk), s = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -373,7 +389,8 @@ constexpr int ONE_TILE = 16;
 
 // A block owns 16 columns; V columns a thread, and keys in turn.
 template <int V, typename T>
-INLINE void value_columns(const float* p, float norm, const T* values, const T* r, T* out, int n, int d, float* partial) {
+INLINE void value_columns(const float* p, float norm, const T* values, const T* r, T* out, int n, int d,
+                          float* partial) {
     constexpr int ACROSS = ONE_TILE / V, DOWN = 256 / ACROSS;
     const int across = threadIdx.x % ACROSS * V, down = threadIdx.x / ACROSS, c0 = blockIdx.x * ONE_TILE;
     float sums[V];
@@ -407,7 +424,8 @@ INLINE void value_columns(const float* p, float norm, const T* values, const T* 
 }
 
 template <typename T>
-INLINE void values_one(const float* scores, const T* values, const T* r, T* out, const int64_t* position, int first, int d, int chunk) {
+INLINE void values_one(const float* scores, const T* values, const T* r, T* out, const int64_t* position, int first,
+                       int d, int chunk) {
     DYNAMIC_SHARED(shared_bytes);
     float* const partial = (float*)shared_bytes; // (DOWN, 16), at most 128 x 16
     float* const p = partial + 2048;
@@ -429,36 +447,37 @@ INLINE void values_one(const float* scores, const T* values, const T* r, T* out,
 
 } // namespace
 
-#define INSTANCES(T, suffix)                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                    \
-        mega_prepare_##suffix(const T* z, int64_t z_stride, const T* v, int64_t v_stride, const float* gamma, const float* beta, T* q,    \
-                              T* keys, T* values, const int64_t* position, int first, int z_dim, int d, int chunk) {                      \
-        prepare<T>(z, z_stride, v, v_stride, gamma, beta, q, keys, values, position, first, z_dim, d, chunk);                             \
-    }                                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                    \
-        mega_scores_##suffix(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores,       \
-                             int64_t scores_stride, const int64_t* position, int first, int rows, int z_dim, int chunk) {                 \
-        score_tile<T>(q, keys, query_bias, key_bias, scale, scores, scores_stride, position, first, rows, z_dim, chunk);                  \
-    }                                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                    \
-        mega_softmax_##suffix(const float* scores, int64_t scores_stride, T* p, int64_t p_stride, const int64_t* position, int first,     \
-                              int rows, int chunk) {                                                                                      \
-        softmax_row<T>(scores, scores_stride, p, p_stride, position, first, rows, chunk);                                                 \
-    }                                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128, 2)                                                                                 \
-        mega_values_##suffix(const T* p, int64_t p_stride, const T* values, const T* r, int64_t r_stride, T* out, int64_t out_stride,     \
-                             const int64_t* position, int first, int rows, int d, int chunk) {                                            \
-        value_tile(p, p_stride, values, r, r_stride, out, out_stride, position, first, rows, d, chunk);                                   \
-    }                                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                    \
-        mega_score_one_##suffix(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores,    \
-                                const int64_t* position, int first, int z_dim, int chunk) {                                               \
-        score_one<T>(q, keys, query_bias, key_bias, scale, scores, position, first, z_dim, chunk);                                        \
-    }                                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                    \
-        mega_values_one_##suffix(const float* scores, const T* values, const T* r, T* out, const int64_t* position, int first, int d,     \
-                                 int chunk) {                                                                                             \
-        values_one<T>(scores, values, r, out, position, first, d, chunk);                                                                 \
+#define INSTANCES(T, suffix)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) mega_prepare_##suffix(                                        \
+        const T* z, int64_t z_stride, const T* v, int64_t v_stride, const float* gamma, const float* beta, T* q,    \
+        T* keys, T* values, const int64_t* position, int first, int z_dim, int d, int chunk) {                      \
+        prepare<T>(z, z_stride, v, v_stride, gamma, beta, q, keys, values, position, first, z_dim, d, chunk);       \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256) mega_scores_##suffix(                                         \
+        const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores,      \
+        int64_t scores_stride, const int64_t* position, int first, int rows, int z_dim, int chunk) {                \
+        score_tile<T>(q, keys, query_bias, key_bias, scale, scores, scores_stride, position, first, rows, z_dim,    \
+                      chunk);                                                                                       \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256)                                                               \
+        mega_softmax_##suffix(const float* scores, int64_t scores_stride, T* p, int64_t p_stride,                   \
+                              const int64_t* position, int first, int rows, int chunk) {                            \
+        softmax_row<T>(scores, scores_stride, p, p_stride, position, first, rows, chunk);                           \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(128, 2)                                                            \
+        mega_values_##suffix(const T* p, int64_t p_stride, const T* values, const T* r, int64_t r_stride, T* out,   \
+                             int64_t out_stride, const int64_t* position, int first, int rows, int d, int chunk) {  \
+        value_tile(p, p_stride, values, r, r_stride, out, out_stride, position, first, rows, d, chunk);             \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256) mega_score_one_##suffix(                                      \
+        const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale, float* scores,      \
+        const int64_t* position, int first, int z_dim, int chunk) {                                                 \
+        score_one<T>(q, keys, query_bias, key_bias, scale, scores, position, first, z_dim, chunk);                  \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256)                                                               \
+        mega_values_one_##suffix(const float* scores, const T* values, const T* r, T* out, const int64_t* position, \
+                                 int first, int d, int chunk) {                                                     \
+        values_one<T>(scores, values, r, out, position, first, d, chunk);                                           \
     }
 
 INSTANCES(float, f32)

@@ -30,8 +30,12 @@ namespace {
 constexpr int KEPT = 16;
 
 // In what a norm of activations T computes.
-template <typename T> struct Exact { typedef float Sum; };
-template <> struct Exact<float> { typedef double Sum; };
+template <typename T> struct Exact {
+    typedef float Sum;
+};
+template <> struct Exact<float> {
+    typedef double Sum;
+};
 
 // Sum over the block, the same in all threads. `partial` is for one call.
 template <typename Sum> INLINE Sum block_sum(Sum x, Sum* partial) {
@@ -72,7 +76,9 @@ template <int V> struct Row {
 
 // The scale of a row and its product with the weight, in the roundings of the CPU's twin.
 template <typename Sum> INLINE float scale_of(Sum squares, int d, float eps);
-template <> INLINE float scale_of(double squares, int d, float eps) { return (float)(1.0 / sqrt(squares / d + (double)eps)); }
+template <> INLINE float scale_of(double squares, int d, float eps) {
+    return (float)(1.0 / sqrt(squares / d + (double)eps));
+}
 template <> INLINE float scale_of(float squares, int d, float eps) { return 1.0f / sqrtf(squares / (float)d + eps); }
 
 template <typename T, int V, bool LAYER, bool ADD>
@@ -81,9 +87,9 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
     typedef typename Exact<T>::Sum Sum;
     const int thread = threadIdx.x, threads = blockDim.x;
     Row<V> row;
-    auto fill = [&](int i, float(&v)[V]) { load_vector(v, x + i); };
+    auto fill = [&](int i, float (&v)[V]) { load_vector(v, x + i); };
     if (ADD) {
-        auto add = [&](int i, float(&v)[V]) {
+        auto add = [&](int i, float (&v)[V]) {
             float u[V];
             load_vector(v, x + i);
             load_vector(u, y + i);
@@ -104,14 +110,14 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
     Sum mean = 0;
     if (LAYER) {
         Sum sum = 0;
-        row.each(d, thread, threads, fill, [&](int, const float(&v)[V]) {
+        row.each(d, thread, threads, fill, [&](int, const float (&v)[V]) {
 #pragma unroll
             for (int l = 0; l < V; ++l) sum += v[l];
         });
         mean = block_sum(sum, partial[0]) / d;
     }
     Sum squares = 0;
-    row.each(d, thread, threads, fill, [&](int, const float(&v)[V]) {
+    row.each(d, thread, threads, fill, [&](int, const float (&v)[V]) {
 #pragma unroll
         for (int l = 0; l < V; ++l) squares += ((Sum)v[l] - mean) * ((Sum)v[l] - mean);
     });
@@ -119,7 +125,7 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
 
     if (LAYER) {
         const Sum scale = (Sum)1 / sqrt(squares / d + (Sum)eps);
-        row.each(d, thread, threads, fill, [&](int i, const float(&v)[V]) {
+        row.each(d, thread, threads, fill, [&](int i, const float (&v)[V]) {
             float w[V], b[V];
             load_vector(w, weight + i);
             if (bias) load_vector(b, bias + i);
@@ -132,7 +138,7 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
         });
     } else {
         const float scale = scale_of(squares, d, eps);
-        row.each(d, thread, threads, fill, [&](int i, const float(&v)[V]) {
+        row.each(d, thread, threads, fill, [&](int i, const float (&v)[V]) {
             float w[V];
             load_vector(w, weight + i);
 #pragma unroll
@@ -143,12 +149,13 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
 }
 
 template <typename T, bool LAYER, bool ADD>
-INLINE void norm(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight, const float* bias, float eps, T* out,
-                 int64_t out_stride, int d) {
+INLINE void norm(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight, const float* bias,
+                 float eps, T* out, int64_t out_stride, int d) {
     next_kernel_start();
     previous_kernel_wait();
     const bool aligned = d % 4 == 0 && is_aligned(x, x_stride, 16) && is_aligned(out, out_stride, 4 * sizeof(T)) &&
-                         (!ADD || is_aligned(y, y_stride, 4 * sizeof(T))) && is_aligned(weight, 0, 16) && is_aligned(bias, 0, 16);
+                         (!ADD || is_aligned(y, y_stride, 4 * sizeof(T))) && is_aligned(weight, 0, 16) &&
+                         is_aligned(bias, 0, 16);
     x += blockIdx.x * x_stride;
     if (ADD) y += blockIdx.x * y_stride;
     out += blockIdx.x * out_stride;
@@ -167,14 +174,14 @@ template <typename T, int V>
 INLINE void gated_head(const T* o, const T* gate, const float* weight, float eps, T* out, int values, int lane) {
     typename Exact<T>::Sum squares = 0;
     Row<V> row;
-    auto fill = [&](int i, float(&v)[V]) { load_vector(v, o + i); };
+    auto fill = [&](int i, float (&v)[V]) { load_vector(v, o + i); };
     row.load(values, lane, 32, fill);
-    row.each(values, lane, 32, fill, [&](int, const float(&v)[V]) {
+    row.each(values, lane, 32, fill, [&](int, const float (&v)[V]) {
 #pragma unroll
         for (int l = 0; l < V; ++l) squares += (typename Exact<T>::Sum)v[l] * v[l];
     });
     const float scale = scale_of(warp_sum(squares), values, eps);
-    row.each(values, lane, 32, fill, [&](int i, const float(&v)[V]) {
+    row.each(values, lane, 32, fill, [&](int i, const float (&v)[V]) {
         float w[V], g[V];
         load_vector(w, weight + i);
         load_vector(g, gate + i);
@@ -185,8 +192,8 @@ INLINE void gated_head(const T* o, const T* gate, const float* weight, float eps
 }
 
 template <typename T>
-INLINE void gated_heads(const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight, float eps, T* out,
-                        int64_t out_stride, int rows, int heads, int values) {
+INLINE void gated_heads(const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight,
+                        float eps, T* out, int64_t out_stride, int rows, int heads, int values) {
     next_kernel_start();
     previous_kernel_wait();
     const int64_t index = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, row = index / heads, head = index % heads;
@@ -205,30 +212,30 @@ INLINE void gated_heads(const T* o, int64_t o_stride, const T* gate, int64_t gat
 
 } // namespace
 
-#define INSTANCES(T, suffix)                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                              \
-        rms_norm_##suffix(const float* x, int64_t x_stride, const float* weight, float eps, T* out, int64_t out_stride, int d) {     \
-        norm<T, false, false>((float*)x, x_stride, nullptr, 0, weight, nullptr, eps, out, out_stride, d);                            \
-    }                                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                              \
-        layer_norm_##suffix(const float* x, int64_t x_stride, const float* weight, const float* bias, float eps, T* out,             \
-                            int64_t out_stride, int d) {                                                                               \
-        norm<T, true, false>((float*)x, x_stride, nullptr, 0, weight, bias, eps, out, out_stride, d);                                \
-    }                                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                              \
-        add_rms_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight, float eps, T* out,      \
-                              int64_t out_stride, int d) {                                                                             \
-        norm<T, false, true>(x, x_stride, y, y_stride, weight, nullptr, eps, out, out_stride, d);                                    \
-    }                                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                              \
-        add_layer_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight, const float* bias,    \
-                                float eps, T* out, int64_t out_stride, int d) {                                                        \
-        norm<T, true, true>(x, x_stride, y, y_stride, weight, bias, eps, out, out_stride, d);                                        \
-    }                                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                              \
-        gated_head_norm_##suffix(const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight, float eps,   \
-                                 T* out, int64_t out_stride, int rows, int heads, int values) {                                        \
-        gated_heads<T>(o, o_stride, gate, gate_stride, weight, eps, out, out_stride, rows, heads, values);                           \
+#define INSTANCES(T, suffix)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 3) rms_norm_##suffix(                                       \
+        const float* x, int64_t x_stride, const float* weight, float eps, T* out, int64_t out_stride, int d) {    \
+        norm<T, false, false>((float*)x, x_stride, nullptr, 0, weight, nullptr, eps, out, out_stride, d);         \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                          \
+        layer_norm_##suffix(const float* x, int64_t x_stride, const float* weight, const float* bias, float eps,  \
+                            T* out, int64_t out_stride, int d) {                                                  \
+        norm<T, true, false>((float*)x, x_stride, nullptr, 0, weight, bias, eps, out, out_stride, d);             \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 3)                                                          \
+        add_rms_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight,      \
+                              float eps, T* out, int64_t out_stride, int d) {                                     \
+        norm<T, false, true>(x, x_stride, y, y_stride, weight, nullptr, eps, out, out_stride, d);                 \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                          \
+        add_layer_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight,    \
+                                const float* bias, float eps, T* out, int64_t out_stride, int d) {                \
+        norm<T, true, true>(x, x_stride, y, y_stride, weight, bias, eps, out, out_stride, d);                     \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 3) gated_head_norm_##suffix(                                \
+        const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight, float eps, T* out, \
+        int64_t out_stride, int rows, int heads, int values) {                                                    \
+        gated_heads<T>(o, o_stride, gate, gate_stride, weight, eps, out, out_stride, rows, heads, values);        \
     }
 
 INSTANCES(float, f32)

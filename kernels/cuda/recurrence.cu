@@ -18,11 +18,16 @@
 //
 // Launch: grid (ceil(values / C), heads), block 128. Time is sequential; S lives in registers, spread over the chip.
 //
-// Any L, heads, values >= 1 and keys from 1 to the instance's. Rows are copied 16 bytes at a time where a matrix starts 16-byte aligned and
-// its stride and a head's channels are multiples of 16 bytes, else number by number.
+//   outer_scan_chunked_bf16_{64,128,192,256}: the same arguments, chunks of 16 tokens as products on tensor cores. For
+//   many tokens (32 and more). Its roundings to bf16 inside add to those of the arguments. Decays below 1e-4 count as that.
 //
-// A token's o is summed over a thread's keys in ascending order, then over 16 threads as a tree: the same bits however a sequence is cut into
-// calls.
+//   Launch: grid (ceil(values / 64), heads), block 256, dynamic shared bytes 49664, 80384, 111104, 141824.
+//
+// Any L, heads, values >= 1 and keys from 1 to the instance's. Rows are copied 16 bytes at a time where a matrix starts
+// 16-byte aligned and its stride and a head's channels are multiples of 16 bytes, else number by number.
+//
+// In the sequential kernels a token's o is summed over a thread's keys in ascending order, then over 16 threads as a tree:
+// the same bits however a sequence is cut into calls.
 #include "common.cuh"
 
 namespace {
@@ -51,8 +56,8 @@ INLINE void copy_rows(T* shared, const T* rows, int64_t stride, int tokens, int 
 
 // TURN tokens: S of a lane's keys and N value channels, of which `valid` exist, and the lane's part of o. Rows of v have COLUMNS numbers.
 template <typename T, int GROUPS, int N, int TURN, int COLUMNS>
-INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* decay, const T* v, float scale, T* o, int64_t o_stride, int r,
-                 int valid) {
+INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* decay, const T* v, float scale, T* o,
+                 int64_t o_stride, int r, int valid) {
     // Number N t + c: this lane's share of value channel c of token t.
     float sums[TURN * N];
 #pragma unroll
@@ -100,8 +105,9 @@ INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* 
 //
 // so that a lane reads q, k and decay 4 keys at a time and a quarter of a warp reads 128 bytes in a row.
 template <typename T, int GROUPS, int N>
-INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride, const float* decay,
-                 int64_t decay_stride, float scale, T* o, int64_t o_stride, float* state, int L, int keys, int values) {
+INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride,
+                 const float* decay, int64_t decay_stride, float scale, T* o, int64_t o_stride, float* state, int L,
+                 int keys, int values) {
     constexpr int KEYS = GROUPS * 64, COLUMNS = THREADS / 16 * N;
     constexpr int STAGE = TOKENS * (KEYS * 4 + (2 * KEYS + COLUMNS) * (int)sizeof(T));
     DYNAMIC_SHARED(shared_bytes);
@@ -171,12 +177,12 @@ INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, con
         int t = 0;
 #pragma unroll 1
         for (; t + 4 <= tokens; t += 4)
-            step<T, GROUPS, N, 4, COLUMNS>(s, from_q + t * KEYS, from_k + t * KEYS, from_decay + t * KEYS, from_v + t * COLUMNS, scale,
-                                           to + t * o_stride, o_stride, r, count - column);
+            step<T, GROUPS, N, 4, COLUMNS>(s, from_q + t * KEYS, from_k + t * KEYS, from_decay + t * KEYS,
+                                           from_v + t * COLUMNS, scale, to + t * o_stride, o_stride, r, count - column);
 #pragma unroll 1
         for (; t < tokens; ++t)
-            step<T, GROUPS, N, 1, COLUMNS>(s, from_q + t * KEYS, from_k + t * KEYS, from_decay + t * KEYS, from_v + t * COLUMNS, scale,
-                                           to + t * o_stride, o_stride, r, count - column);
+            step<T, GROUPS, N, 1, COLUMNS>(s, from_q + t * KEYS, from_k + t * KEYS, from_decay + t * KEYS,
+                                           from_v + t * COLUMNS, scale, to + t * o_stride, o_stride, r, count - column);
         __syncthreads();
     }
 #pragma unroll
@@ -227,21 +233,24 @@ template <int KEYS, int V> struct Chunked {
     };
     struct Shared {
         Raw raw[2];
-        bf16_t q[2][CHUNK * KEYS], k[2][CHUNK * KEYS]; // scaled; piece p of row t at p ^ (t % 8)
-        bf16_t v[3][CHUNK * VALUES];                   // the same
+        bf16_t q[2][CHUNK * KEYS], k[2][CHUNK * KEYS];  // scaled; piece p of row t at p ^ (t % 8)
+        bf16_t v[3][CHUNK * VALUES];                    // the same
         float to_middle[3][KEYS], from_middle[3][KEYS]; // b_m, b_16 / b_m
         float o[2][PARTS][CHUNK * O_ROW];
     };
 
     // Piece `piece` of row t of a scaled matrix.
-    static INLINE int at(int t, int piece, int row_size) { return t * row_size + ((piece ^ (t % 8 % (row_size / 8))) * 8); }
+    static INLINE int at(int t, int piece, int row_size) {
+        return t * row_size + ((piece ^ (t % 8 % (row_size / 8))) * 8);
+    }
 
     // Copies `columns` of `rows` rows, zeros beyond them.
     template <int COLS, bool SWIZZLED, typename T>
     static INLINE void fetch(T* shared, const T* from, int64_t stride, int rows, int columns, bool aligned) {
         constexpr int PIECE = 16 / sizeof(T), PIECES = COLS / PIECE;
         for (int i = threadIdx.x; i < CHUNK * PIECES; i += CHUNK_THREADS) {
-            const int t = i / PIECES, piece = i % PIECES, valid = t < rows ? max(min(columns - piece * PIECE, PIECE), 0) : 0;
+            const int t = i / PIECES, piece = i % PIECES,
+                      valid = t < rows ? max(min(columns - piece * PIECE, PIECE), 0) : 0;
             T* to = shared + (SWIZZLED ? at(t, piece, COLS) : i * PIECE);
             const T* source = valid > 0 ? from + t * stride + piece * PIECE : from;
             if (aligned) {
@@ -265,11 +274,14 @@ template <int KEYS, int V> struct Chunked {
         for (int i = 0; i < 8; ++i) {
             const int t = late ? 8 + i : 7 - i;
             const float2 decay = *(const float2*)(raw.decay + t * KEYS + key);
-            const float d0 = t < tokens ? fmaxf(decay.x, LEAST_DECAY) : 1.0f, d1 = t < tokens ? fmaxf(decay.y, LEAST_DECAY) : 1.0f;
+            const float d0 = t < tokens ? fmaxf(decay.x, LEAST_DECAY) : 1.0f,
+                        d1 = t < tokens ? fmaxf(decay.y, LEAST_DECAY) : 1.0f;
             if (late) w0 *= d0, w1 *= d1;
-            const uint32_t q = *(const uint32_t*)(raw.q + t * KEYS + key), k = *(const uint32_t*)(raw.k + t * KEYS + key);
+            const uint32_t q = *(const uint32_t*)(raw.q + t * KEYS + key),
+                           k = *(const uint32_t*)(raw.k + t * KEYS + key);
             const float inverse0 = __fdividef(1.0f, w0), inverse1 = __fdividef(1.0f, w1);
-            const float q0 = late ? w0 : inverse0, q1 = late ? w1 : inverse1, k0 = late ? inverse0 : w0, k1 = late ? inverse1 : w1;
+            const float q0 = late ? w0 : inverse0, q1 = late ? w1 : inverse1, k0 = late ? inverse0 : w0,
+                        k1 = late ? inverse1 : w1;
             const int to = at(t, key / 8, KEYS) + key % 8;
             *(uint32_t*)(to_q + to) = pack_bf16x2(__uint_as_float(q << 16) * q0, __uint_as_float(q & 0xffff0000u) * q1);
             *(uint32_t*)(to_k + to) = pack_bf16x2(__uint_as_float(k << 16) * k0, __uint_as_float(k & 0xffff0000u) * k1);
@@ -280,9 +292,11 @@ template <int KEYS, int V> struct Chunked {
 
     // The four products. s: this warp's S' (value, key), tiles of 16 x 8.
     static INLINE void multiply(Shared& shared, float (&s)[TILES][4], int chunk) {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_value = warp % V * 16, part = warp / V, first_key = part * TILES * 8;
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_value = warp % V * 16, part = warp / V,
+                  first_key = part * TILES * 8;
         const bf16_t *q = shared.q[chunk % 2], *k = shared.k[chunk % 2];
-        const float *to_middle = shared.to_middle[chunk % 3] + first_key, *from_middle = shared.from_middle[(chunk + 2) % 3] + first_key;
+        const float *to_middle = shared.to_middle[chunk % 3] + first_key,
+                    *from_middle = shared.from_middle[(chunk + 2) % 3] + first_key;
 #pragma unroll
         for (int n = 0; n < TILES; ++n) {
             const int key = n * 8 + lane % 4 * 2;
@@ -312,7 +326,8 @@ template <int KEYS, int V> struct Chunked {
             for (int l = 0; l < 4; ++l)
                 if (j * 8 + lane % 4 * 2 + l % 2 > lane / 4 + l / 2 * 8) products[j][l] = 0.0f;
         const uint32_t p[4] = {pack_bf16x2(products[0][0], products[0][1]), pack_bf16x2(products[0][2], products[0][3]),
-                               pack_bf16x2(products[1][0], products[1][1]), pack_bf16x2(products[1][2], products[1][3])};
+                               pack_bf16x2(products[1][0], products[1][1]),
+                               pack_bf16x2(products[1][2], products[1][3])};
         uint32_t v[4]; // tokens 0-7 and 8-15 of values 0-7, then of values 8-15
         load_matrix_x4_transposed(v, shared.v[chunk % 3] + at(lane % 16, first_value / 8 + lane / 16, VALUES));
         mma_bf16(o[0], p, v[0], v[1]);
@@ -333,7 +348,8 @@ template <int KEYS, int V> struct Chunked {
         }
     }
 
-    static INLINE void store_o(const Shared& shared, int chunk, bf16_t* o, int64_t o_stride, float scale, int tokens, int columns, bool aligned) {
+    static INLINE void store_o(const Shared& shared, int chunk, bf16_t* o, int64_t o_stride, float scale, int tokens,
+                               int columns, bool aligned) {
         const int i = threadIdx.x * 4, t = i / VALUES, c = i % VALUES;
         if (t >= tokens || c >= columns) return;
         float sum[4];
@@ -357,12 +373,13 @@ template <int KEYS, int V> struct Chunked {
         }
     }
 
-    static INLINE void run(const bf16_t* q, int64_t q_stride, const bf16_t* k, int64_t k_stride, const bf16_t* v, int64_t v_stride,
-                           const float* decay, int64_t decay_stride, float factor, bf16_t* o, int64_t o_stride, float* state, int L, int keys,
-                           int values) {
+    static INLINE void run(const bf16_t* q, int64_t q_stride, const bf16_t* k, int64_t k_stride, const bf16_t* v,
+                           int64_t v_stride, const float* decay, int64_t decay_stride, float factor, bf16_t* o,
+                           int64_t o_stride, float* state, int L, int keys, int values) {
         DYNAMIC_SHARED(shared_bytes);
         Shared& shared = *(Shared*)shared_bytes;
-        const int head = blockIdx.y, column0 = blockIdx.x * VALUES, columns = min(values - column0, VALUES), chunks = (L + CHUNK - 1) / CHUNK;
+        const int head = blockIdx.y, column0 = blockIdx.x * VALUES, columns = min(values - column0, VALUES),
+                  chunks = (L + CHUNK - 1) / CHUNK;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         next_kernel_start();
         previous_kernel_wait();
@@ -385,7 +402,8 @@ template <int KEYS, int V> struct Chunked {
             copy_async_commit();
         };
         auto store_chunk = [&](int chunk) {
-            store_o(shared, chunk, o + (int64_t)chunk * CHUNK * o_stride, o_stride, factor, min(L - chunk * CHUNK, CHUNK), columns, o_aligned);
+            store_o(shared, chunk, o + (int64_t)chunk * CHUNK * o_stride, o_stride, factor,
+                    min(L - chunk * CHUNK, CHUNK), columns, o_aligned);
         };
         // Where number l of tile n of this warp's S' lies in memory.
         state += (int64_t)head * keys * values + column0;
@@ -428,15 +446,15 @@ template <int KEYS, int V> struct Chunked {
 
 } // namespace
 
-#define INSTANCE(T, suffix, max_keys, N)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(128, 2)                                                                                 \
-        outer_scan_##suffix##_##max_keys(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride,       \
-                                         const float* decay, int64_t decay_stride, float scale, T* o, int64_t o_stride, float* state,    \
-                                         int L, int keys, int values) {                                                                  \
-        scan<T, max_keys / 64, N>(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride, state, L, keys, values); \
+#define INSTANCE(T, suffix, max_keys, N)                                                                              \
+    extern "C" __global__ void __launch_bounds__(128, 2) outer_scan_##suffix##_##max_keys(                            \
+        const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride, const float* decay, \
+        int64_t decay_stride, float scale, T* o, int64_t o_stride, float* state, int L, int keys, int values) {       \
+        scan<T, max_keys / 64, N>(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride,     \
+                                  state, L, keys, values);                                                            \
     }
-#define INSTANCES(max_keys, N)         \
-    INSTANCE(float, f32, max_keys, N)  \
+#define INSTANCES(max_keys, N)        \
+    INSTANCE(float, f32, max_keys, N) \
     INSTANCE(bf16_t, bf16, max_keys, N)
 
 INSTANCES(64, 4)
@@ -446,12 +464,13 @@ INSTANCES(256, 4)
 INSTANCES(384, 2)
 INSTANCES(512, 2)
 
-#define CHUNKED(max_keys)                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                                                 \
-        outer_scan_chunked_bf16_##max_keys(const bf16_t* q, int64_t q_stride, const bf16_t* k, int64_t k_stride, const bf16_t* v,        \
-                                           int64_t v_stride, const float* decay, int64_t decay_stride, float scale, bf16_t* o,           \
-                                           int64_t o_stride, float* state, int L, int keys, int values) {                                \
-        Chunked<max_keys, 4>::run(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride, state, L, keys, values); \
+#define CHUNKED(max_keys)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256, 1) outer_scan_chunked_bf16_##max_keys(                      \
+        const bf16_t* q, int64_t q_stride, const bf16_t* k, int64_t k_stride, const bf16_t* v, int64_t v_stride,  \
+        const float* decay, int64_t decay_stride, float scale, bf16_t* o, int64_t o_stride, float* state, int L,  \
+        int keys, int values) {                                                                                   \
+        Chunked<max_keys, 4>::run(q, q_stride, k, k_stride, v, v_stride, decay, decay_stride, scale, o, o_stride, \
+                                  state, L, keys, values);                                                        \
     }
 
 CHUNKED(64)

@@ -19,6 +19,8 @@ pub enum Mode {
 
 /// A matrix (outputs, inputs) and a bias of as many outputs.
 pub struct Map<'a> {
+    /// Canonical name of the matrix.
+    pub name: String,
     /// The matrix, in the format it is stored in.
     pub weight: Tensor<'a>,
     /// Added to every row of products.
@@ -26,6 +28,7 @@ pub struct Map<'a> {
 }
 
 /// A norm with its weights.
+#[repr(C)]
 pub struct NormWeights<B: Backend> {
     /// Formula and epsilon.
     pub norm: Norm,
@@ -37,6 +40,7 @@ pub struct NormWeights<B: Backend> {
 
 /// A depthwise causal convolution over time with SiLU after it:
 /// `y[t, c] = silu(sum_j taps[j, c] x[t - width + 1 + j, c] + bias[c])`, zeros before the start.
+#[repr(C)]
 pub struct Conv<B: Backend> {
     /// (width, channels), oldest first.
     pub taps: B::Vector,
@@ -79,6 +83,7 @@ pub enum Decay<'r, B: Backend> {
 }
 
 /// Weights of Mega's attention; all vectors have `z_dim` channels.
+#[repr(C)]
 pub struct MegaWeights<B: Backend> {
     /// Scales of queries, then of keys.
     pub gamma: B::Vector,
@@ -95,6 +100,7 @@ pub struct MegaWeights<B: Backend> {
 }
 
 /// Mega's keys (chunk, z_dim) and values (chunk, d_model) of the chunk under way.
+#[repr(C)]
 pub struct MegaMemory<B: Backend> {
     /// Filled up to the place of the last token.
     pub keys: B::Vector,

@@ -18,6 +18,14 @@ pub enum Error {
         /// Tokens that exist.
         vocab_size: usize,
     },
+    /// The inputs of a map cannot be summed up exactly.
+    #[error("{map}: expected inputs whose squares sum up to a number from 0 to 2^36, found {sum:e}")]
+    Activations {
+        /// The map's name.
+        map: String,
+        /// The sum of a channel's squares.
+        sum: f64,
+    },
 }
 
 /// The result of this crate's functions.

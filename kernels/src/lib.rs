@@ -10,6 +10,7 @@ mod error;
 mod loader;
 mod mixers;
 mod model;
+mod observe;
 pub mod parity;
 pub mod sample;
 
@@ -18,3 +19,4 @@ pub use cpu::Cpu;
 pub use cuda::{Cuda, DeviceError, KernelTime};
 pub use error::{Error, Result};
 pub use model::{Logits, Model, State};
+pub use observe::Observed;

@@ -50,7 +50,11 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
     /// `name.weight`, with `name.bias` where the plan has one.
     pub fn map(&self, name: &str) -> Result<Map<'a>> {
         let weight = self.tensor(&format!("{name}.weight"))?.unwrap_or_else(|| unreachable!("the plan lists {name}"));
-        Ok(Map { weight, bias: self.maybe_numbers(&format!("{name}.bias"))? })
+        Ok(Map {
+            name: format!("{}{name}.weight", self.prefix),
+            weight,
+            bias: self.maybe_numbers(&format!("{name}.bias"))?,
+        })
     }
 
     /// Maps with the same input as one.

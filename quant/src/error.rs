@@ -39,6 +39,14 @@ pub enum Error {
         /// Shape of the tensor, slowest dimension first.
         shape: Vec<usize>,
     },
+    /// The second moments are of an input of another width than the rows.
+    #[error("second moments of {found} channels for rows of {expected} elements")]
+    HessianExtent {
+        /// Elements of a row.
+        expected: usize,
+        /// Channels of the moments.
+        found: usize,
+    },
     /// The importance has another length than the rows it weighs.
     #[error("importance has {found} values for rows of {expected} elements")]
     ImportanceLength {

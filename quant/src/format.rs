@@ -1,3 +1,4 @@
+use crate::grid::Grid;
 use crate::simd::Level;
 use crate::{Error, Result, formats};
 use rayon::prelude::*;
@@ -19,6 +20,8 @@ pub struct FormatInfo {
     pub block_bytes: usize,
     pub(crate) decode: Decode,
     pub(crate) encode: Encode,
+    /// What its blocks can hold; none of a float.
+    pub(crate) grid: Option<&'static Grid>,
 }
 
 /// Blocks to numbers.
@@ -54,6 +57,7 @@ macro_rules! formats {
                         block_bytes: formats::$module::BLOCK_BYTES,
                         decode: formats::$module::decode,
                         encode: formats::$module::encode,
+                        grid: formats::$module::GRID,
                     },)*
                 }
             }

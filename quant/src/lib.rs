@@ -6,20 +6,29 @@
 //! (`lanes.rs`). Every decoder and encoder is compiled for several instruction sets (`simd.rs`) with equal results, bit
 //! for bit: bytes depend neither on the machine nor on the thread count.
 
+mod allocation;
+mod calibrated;
+mod calibration;
 mod codebook;
 mod error;
 mod float16;
 mod format;
 mod formats;
+mod grid;
 mod lanes;
 mod recipe;
 mod search;
 mod simd;
 mod source;
+mod sums;
 mod tensor;
 
+pub use allocation::{Candidate, allocate};
+pub use calibrated::{Effort, Hessian};
+pub use calibration::{Calibration, Moments};
 pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};
 pub use recipe::{Choice, Recipe};
 pub use source::{SourceError, TensorSource};
+pub use sums::{Sums, accumulate};
 pub use tensor::Tensor;

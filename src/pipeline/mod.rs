@@ -1,5 +1,8 @@
 //! What joins readers, quantizer, runtime and writers.
 
+pub mod calibrate;
+pub mod fingerprint;
 pub mod parity;
 pub mod report;
+pub mod sampling;
 pub mod write;

@@ -1,6 +1,7 @@
 //! The command from end to end: the built binary on real files. One program, because a program's link takes longer than
 //! all of its tests.
 
+mod calibrate;
 mod cli;
 mod common;
 mod convert;

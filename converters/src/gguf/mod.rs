@@ -11,6 +11,7 @@
 //! dimension first: the reverse of `ne`.
 
 mod architecture;
+mod calibration;
 mod cursor;
 mod metadata;
 mod model;
@@ -23,6 +24,7 @@ mod value;
 mod writer;
 
 pub use architecture::Architecture;
+pub use calibration::{CalibrationFile, CalibrationWriter, Facts, Input};
 pub use metadata::{FromValue, Metadata};
 pub use model::GgufModel;
 pub use plan::{read_plan, write_plan};

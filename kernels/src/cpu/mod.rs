@@ -3,6 +3,7 @@
 mod attention;
 mod conv;
 mod elementwise;
+pub(crate) mod gram;
 mod linear;
 mod matmul;
 mod mega;

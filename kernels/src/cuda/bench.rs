@@ -124,7 +124,7 @@ impl Cuda {
         let numbers = |n: usize| (0..n).map(|i| -((1 + i % states) as f32)).collect::<Vec<_>>();
         let weight = Tensor::quantize(&vec![0.01; channels * 8], vec![channels, 8], Format::Bf16, None)
             .map_err(|e| crate::Error::Source(e.into()))?;
-        let dt_map = Map { weight, bias: Some(vec![-4.0; channels]) };
+        let dt_map = Map { name: "dt".to_owned(), weight, bias: Some(vec![-4.0; channels]) };
         let scan = scan::load(self, dt_map, numbers(channels * states), vec![1.0; channels])?;
         let state = self.scan_state(&scan)?;
         let bytes = 4 * tokens * channels * self.kind().bytes();
@@ -190,7 +190,7 @@ impl Cuda {
             let mut blocks = few.bytes.repeat(n.div_ceil(64));
             blocks.truncate(bytes);
             let weight = Tensor::new(format, vec![n, k], blocks).map_err(|e| crate::Error::Source(e.into()))?;
-            linear::load(self, vec![Map { weight, bias: None }])
+            linear::load(self, vec![Map { name: "w".to_owned(), weight, bias: None }])
         })?;
         let (x, y) = (self.noise(1, k)?, Rows::new(&self.device, 1, n, Kind::F32)?);
         let median_us = self.time(&|i| linear::store(self, &weights[i % weights.len()], &x, &y))?;

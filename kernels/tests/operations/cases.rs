@@ -101,7 +101,7 @@ impl Numbers {
         let decoded = wide(&weight.to_f32());
         let bias = bias.then(|| self.take(n));
         let wide_bias = bias.as_deref().map(wide);
-        (Map { weight, bias }, Matrix::new(k, decoded), wide_bias)
+        (Map { name: "map.weight".to_owned(), weight, bias }, Matrix::new(k, decoded), wide_bias)
     }
 }
 

@@ -4,9 +4,11 @@
 //! store an infinity.
 
 use crate::float16::{bf16_to_f32, f32_to_bf16};
+use crate::grid::Grid;
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 1;
+pub(crate) const GRID: Option<&Grid> = None;
 pub(crate) const BLOCK_BYTES: usize = 2;
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));

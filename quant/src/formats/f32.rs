@@ -1,8 +1,10 @@
 //! `f32`: IEEE 754 single precision, little-endian, 4 bytes an element.
 
+use crate::grid::Grid;
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 1;
+pub(crate) const GRID: Option<&Grid> = None;
 pub(crate) const BLOCK_BYTES: usize = 4;
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));

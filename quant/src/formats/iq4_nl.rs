@@ -10,6 +10,7 @@
 
 use crate::codebook::{Codebook, FINE_TRIES, TRIES, VALUES};
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{refine, scale, weights};
 use crate::simd::dispatch;
@@ -19,6 +20,15 @@ pub(crate) const BLOCK_BYTES: usize = 18;
 
 const LANES: usize = 16;
 const LIMIT: f32 = F16_MAX * 113.0;
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: BLOCK_LEN,
+    codes: Codes::Table,
+    scale: Factor::Own,
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -53,5 +63,16 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
                 block[2 + j] = (q[l][j] | q[l][j + 16] << 4) as u8;
             }
         }
+    }
+}
+
+fn read_block(block: &[u8]) -> Scales {
+    Scales::single(f16_to_f32(u16::from_le_bytes([block[0], block[1]])), 0.0)
+}
+
+fn write_block(scales: &Scales, codes: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&f32_to_f16(scales.scale[0]).to_le_bytes());
+    for j in 0..16 {
+        block[2 + j] = (codes[j] | codes[j + 16] << 4) as u8;
     }
 }

@@ -15,6 +15,7 @@
 
 use crate::codebook::{Codebook, FINE_TRIES, TRIES, VALUES};
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, MAX_GROUPS, Scales as Stored};
 use crate::lanes::{Lanes, load, store};
 use crate::search::scales::Scales;
 use crate::search::{Levels, weights};
@@ -30,6 +31,15 @@ const SUBS: usize = 8;
 const SUB_LEN: usize = 32;
 const SUB_SCALES: Levels = Levels { low: -32.0, high: 31.0 };
 const LIMIT: f32 = F16_MAX * 31.0 * 113.0;
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: SUB_LEN,
+    codes: Codes::Table,
+    scale: Factor::Under(SUB_SCALES),
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -73,7 +83,7 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 }
 
 #[inline(always)]
-fn pack(d: f32, sub_scales: &[i32], q: &[[i8; SUB_LEN]], block: &mut [u8; BLOCK_BYTES]) {
+fn pack(d: f32, sub_scales: &[i32], q: &[[i8; SUB_LEN]], block: &mut [u8]) {
     let s: [u16; SUBS] = std::array::from_fn(|b| (sub_scales[b] + 32) as u16);
     let scales_h = (0..SUBS).fold(0, |bits, b| bits | (s[b] >> 4) << (2 * b));
     block[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
@@ -86,4 +96,20 @@ fn pack(d: f32, sub_scales: &[i32], q: &[[i8; SUB_LEN]], block: &mut [u8; BLOCK_
             block[8 + 16 * b + j] = (q[b][j] | q[b][j + 16] << 4) as u8;
         }
     }
+}
+
+fn read_block(block: &[u8]) -> Stored {
+    let d = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
+    let scales_h = u16::from_le_bytes([block[2], block[3]]);
+    let mut scale = [0.0; MAX_GROUPS];
+    for b in 0..SUBS {
+        let low = block[4 + b / 2] >> (4 * (b % 2)) & 15;
+        scale[b] = ((low | ((scales_h >> (2 * b)) as u8 & 3) << 4) as i8 - 32) as f32;
+    }
+    Stored { d, dmin: 0.0, scale, minimum: [0.0; MAX_GROUPS] }
+}
+
+fn write_block(scales: &Stored, codes: &[i8], block: &mut [u8]) {
+    let sub_scales: [i32; SUBS] = std::array::from_fn(|b| scales.scale[b] as i32);
+    pack(scales.d, &sub_scales, codes.as_chunks().0, block);
 }

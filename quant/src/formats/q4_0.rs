@@ -9,8 +9,9 @@
 //! With importance `a` (one value a column) element errors weigh `a * sqrt(mean of x^2 over the row + x^2)`, as in ggml.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Grid, Levels, mean_square, refine, scale, steps, weights};
+use crate::search::{Grid as _, Levels, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 32;
@@ -23,6 +24,15 @@ const LIMIT: f32 = F16_MAX * 8.0;
 const TRIES: [f32; 8] = [-9.0, -8.5, -8.1, -7.7, -7.3, -6.9, 7.0, 7.5];
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
 const FINE_TRIES: [f32; 24] = steps(-9.4, 0.13);
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: BLOCK_LEN,
+    codes: Codes::Integers(LEVELS),
+    scale: Factor::Own,
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -57,5 +67,16 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
                 block[2 + j] = (q[l][j] + 8) as u8 | ((q[l][j + 16] + 8) as u8) << 4;
             }
         }
+    }
+}
+
+fn read_block(block: &[u8]) -> Scales {
+    Scales::single(f16_to_f32(u16::from_le_bytes([block[0], block[1]])), 0.0)
+}
+
+fn write_block(scales: &Scales, codes: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&f32_to_f16(scales.scale[0]).to_le_bytes());
+    for j in 0..16 {
+        block[2 + j] = (codes[j] + 8) as u8 | ((codes[j + 16] + 8) as u8) << 4;
     }
 }

@@ -10,8 +10,9 @@
 //! The minimum may have any sign, with importance too, where ggml keeps it at or below zero.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Grid, Levels, mean_square, refine, scale_and_minimum, steps, weights};
+use crate::search::{Grid as _, Levels, mean_square, refine, scale_and_minimum, steps, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 32;
@@ -25,6 +26,15 @@ const LIMIT: f32 = F16_MAX;
 const OFFSETS: [f32; 8] = [-1.8, -1.2, -0.8, -0.4, -0.1, 0.2, 0.5, 0.8];
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
 const FINE_OFFSETS: [f32; 48] = steps(-2.6, 0.08);
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: BLOCK_LEN,
+    codes: Codes::Integers(LEVELS),
+    scale: Factor::Own,
+    minimum: Factor::Own,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -67,5 +77,18 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
                 block[4 + j] = (q[l][j] | q[l][j + 16] << 4) as u8;
             }
         }
+    }
+}
+
+fn read_block(block: &[u8]) -> Scales {
+    let [d, m] = [0, 2].map(|i| f16_to_f32(u16::from_le_bytes([block[i], block[i + 1]])));
+    Scales::single(d, -m)
+}
+
+fn write_block(scales: &Scales, codes: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&f32_to_f16(scales.scale[0]).to_le_bytes());
+    block[2..4].copy_from_slice(&f32_to_f16(-scales.minimum[0]).to_le_bytes());
+    for j in 0..16 {
+        block[4 + j] = (codes[j] | codes[j + 16] << 4) as u8;
     }
 }

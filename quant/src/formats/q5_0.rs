@@ -10,8 +10,9 @@
 //! With importance `a` (one value a column) element errors weigh `a * sqrt(mean of x^2 over the row + x^2)`, as in ggml.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Grid, Levels, mean_square, refine, scale, steps, weights};
+use crate::search::{Grid as _, Levels, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 32;
@@ -24,6 +25,15 @@ const LIMIT: f32 = F16_MAX * 16.0;
 const TRIES: [f32; 8] = [-17.0, -16.5, -16.1, -15.7, -15.3, -14.9, 15.0, 15.5];
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
 const FINE_TRIES: [f32; 24] = steps(-17.6, 0.15);
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: BLOCK_LEN,
+    codes: Codes::Integers(LEVELS),
+    scale: Factor::Own,
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -63,5 +73,19 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
                 block[6 + j] = q[j] & 15 | q[j + 16] << 4;
             }
         }
+    }
+}
+
+fn read_block(block: &[u8]) -> Scales {
+    Scales::single(f16_to_f32(u16::from_le_bytes([block[0], block[1]])), 0.0)
+}
+
+fn write_block(scales: &Scales, codes: &[i8], block: &mut [u8]) {
+    let q = |j: usize| (codes[j] + 16) as u8;
+    let fifth = (0..BLOCK_LEN).fold(0, |bits, i| bits | ((q(i) >> 4) as u32) << i);
+    block[..2].copy_from_slice(&f32_to_f16(scales.scale[0]).to_le_bytes());
+    block[2..6].copy_from_slice(&fifth.to_le_bytes());
+    for j in 0..16 {
+        block[6 + j] = q(j) & 15 | q(j + 16) << 4;
     }
 }

@@ -12,11 +12,12 @@
 //!
 //! With importance `a` element errors weigh `a * sqrt(2 * mean of x^2 over the super-block + x^2)`, as in ggml.
 
-use super::q4_k::{read_scales, write_scales};
+use super::q4_k::{SIX_BITS, read_block, read_scales, write_scales, write_stored};
 use crate::float16::F16_MAX;
+use crate::grid::{Codes, Grid, Scales as Stored};
 use crate::lanes::{Lanes, load};
 use crate::search::minimums::{SUB_LEN, SUBS, Scales};
-use crate::search::{mean_square, steps, weights};
+use crate::search::{Levels, mean_square, steps, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 256;
@@ -30,6 +31,15 @@ const OFFSETS: [f32; 10] = [-2.6, -1.8, -1.4, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 0
 
 /// The same with importance: a few heavy elements decide, and a fine search finds levels that meet them.
 const FINE_OFFSETS: [f32; 32] = steps(-2.8, 0.125);
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: SUB_LEN,
+    codes: Codes::Integers(Levels { low: 0.0, high: HIGH as f32 }),
+    scale: SIX_BITS,
+    minimum: SIX_BITS,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -69,6 +79,16 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
             for l in 0..SUB_LEN {
                 block[48 + 32 * g + l] = (q[2 * g][l] & 15 | q[2 * g + 1][l] << 4) as u8;
             }
+        }
+    }
+}
+
+fn write_block(scales: &Stored, codes: &[i8], block: &mut [u8]) {
+    write_stored(scales, &mut block[..16]);
+    for l in 0..SUB_LEN {
+        block[16 + l] = (0..SUBS).fold(0, |bits, i| bits | (codes[SUB_LEN * i + l] as u8 >> 4) << i);
+        for g in 0..4 {
+            block[48 + 32 * g + l] = (codes[64 * g + l] & 15 | (codes[64 * g + 32 + l] & 15) << 4) as u8;
         }
     }
 }

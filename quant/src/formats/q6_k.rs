@@ -15,9 +15,10 @@
 //! With importance, element errors weigh exactly that, as in ggml.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales as Stored};
 use crate::lanes::{Lanes, load, store};
 use crate::search::scales::Scales;
-use crate::search::{Grid, Levels, weights};
+use crate::search::{Grid as _, Levels, weights};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 256;
@@ -31,6 +32,15 @@ const SUB_SCALES: Levels = Levels { low: -128.0, high: 127.0 };
 const LIMIT: f32 = F16_MAX * 128.0 * 32.0;
 /// Levels to which the element of largest magnitude may go.
 const TRIES: [f32; 8] = [-33.2, -32.6, -32.0, -31.5, -31.0, -30.5, 31.0, 31.5];
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: SUB_LEN,
+    codes: Codes::Integers(LEVELS),
+    scale: Factor::Under(SUB_SCALES),
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -75,7 +85,29 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS, SUBS>, block: &mut [u8; BLOCK_BYTES]) {
     let inverse = scales.inverse();
     let q = store(x, |x| LEVELS.nearest(x, inverse));
-    let q = q.as_flattened();
+    pack_codes(q.as_flattened(), block);
+    for (byte, sub) in block[192..208].iter_mut().zip(scales.sub.to_ints()) {
+        *byte = sub as u8;
+    }
+    block[208..].copy_from_slice(&f32_to_f16(scales.d.0[0]).to_le_bytes());
+}
+
+fn read_block(block: &[u8]) -> Stored {
+    let d = f16_to_f32(u16::from_le_bytes([block[208], block[209]]));
+    let scale = std::array::from_fn(|i| block[192 + i] as i8 as f32);
+    Stored { d, dmin: 0.0, scale, minimum: [0.0; SUBS] }
+}
+
+fn write_block(scales: &Stored, codes: &[i8], block: &mut [u8]) {
+    pack_codes(codes, block);
+    for (byte, scale) in block[192..208].iter_mut().zip(scales.scale) {
+        *byte = scale as i8 as u8;
+    }
+    block[208..].copy_from_slice(&f32_to_f16(scales.d).to_le_bytes());
+}
+
+#[inline(always)]
+fn pack_codes(q: &[i8], block: &mut [u8]) {
     for h in 0..2 {
         for l in 0..32 {
             let [a, b, c, e] = [0, 32, 64, 96].map(|part| (q[128 * h + part + l] + 32) as u8);
@@ -84,8 +116,4 @@ fn pack(x: &[Lanes<SUBS>; SUB_LEN], scales: Scales<SUBS, SUBS>, block: &mut [u8;
             block[128 + 32 * h + l] = (a >> 4) | (b >> 4) << 2 | (c >> 4) << 4 | (e >> 4) << 6;
         }
     }
-    for (byte, sub) in block[192..208].iter_mut().zip(scales.sub.to_ints()) {
-        *byte = sub as u8;
-    }
-    block[208..].copy_from_slice(&f32_to_f16(scales.d.0[0]).to_le_bytes());
 }

@@ -9,8 +9,9 @@
 //! Encoding weighs all elements alike, as ggml does for this type: importance is ignored.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::grid::{Codes, Factor, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
-use crate::search::{Grid, Levels, refine, start_scale};
+use crate::search::{Grid as _, Levels, refine, start_scale};
 use crate::simd::dispatch;
 
 pub(crate) const BLOCK_LEN: usize = 32;
@@ -18,6 +19,15 @@ pub(crate) const BLOCK_BYTES: usize = 34;
 
 const LANES: usize = 16;
 const LEVELS: Levels = Levels { low: -128.0, high: 127.0 };
+
+pub(crate) const GRID: Option<&Grid> = Some(&Grid {
+    group_len: BLOCK_LEN,
+    codes: Codes::Integers(LEVELS),
+    scale: Factor::Own,
+    minimum: Factor::None,
+    read: read_block,
+    write: write_block,
+});
 
 dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]));
 dispatch!(pub(crate) fn encode = encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]));
@@ -46,5 +56,16 @@ fn encode_body(values: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
                 *byte = q as u8;
             }
         }
+    }
+}
+
+fn read_block(block: &[u8]) -> Scales {
+    Scales::single(f16_to_f32(u16::from_le_bytes([block[0], block[1]])), 0.0)
+}
+
+fn write_block(scales: &Scales, codes: &[i8], block: &mut [u8]) {
+    block[..2].copy_from_slice(&f32_to_f16(scales.scale[0]).to_le_bytes());
+    for (byte, q) in block[2..].iter_mut().zip(codes) {
+        *byte = *q as u8;
     }
 }

@@ -1,0 +1,294 @@
+//! A backend that computes what another one does and gathers the second moments of every linear map's input on the way.
+
+use crate::backend::*;
+use crate::cpu::gram;
+use crate::parity::Distance;
+use crate::{Error, Result};
+use std::cell::{Ref, RefCell};
+use std::ops::Range;
+use tamborim_model::mixers::Rope;
+use tamborim_quant::Sums;
+
+/// Tokens that go through the layers together at least: the sums, which are larger than any cache, are visited once for so
+/// many.
+const CHUNK: usize = 1024;
+
+/// Maps to the vocabulary, whose input is gathered and whose outputs nobody wants.
+const HEADS: [&str; 2] = ["token_embd.weight", "output.weight"];
+
+/// Sums `x x^T` over all tokens x that maps are applied to, a matrix for each distinct input.
+///
+/// Every backend can be observed: activations are read back and multiplied on the CPU. The sums are those of products of
+/// float32 numbers summed in float32 over [`gram::TOKENS`] tokens, in float64 over a chunk, and exactly beyond ([`Sums`]):
+/// they depend on where windows and chunks begin, not on their order nor on the number of threads.
+pub struct Observed<B> {
+    inner: B,
+    /// Channels of a diagonal block of the moments of a wide input.
+    block: usize,
+    /// One for each input, in the order of loading.
+    inputs: RefCell<Vec<Sums>>,
+}
+
+/// Maps, and where their input is gathered.
+pub struct ObservedLinear<L> {
+    inner: L,
+    input: usize,
+    is_head: bool,
+}
+
+/// A scan, and where the input of its `dt` projection is gathered.
+pub struct ObservedScan<S> {
+    inner: S,
+    input: usize,
+    /// Columns of the projection's input.
+    rank: usize,
+}
+
+impl<B: Backend> Observed<B> {
+    /// Observes `inner`. Of inputs wider than `widest` only diagonal blocks of equal width, at most that, are gathered.
+    pub fn new(inner: B, widest: usize) -> Observed<B> {
+        Observed { inner, block: widest, inputs: RefCell::new(Vec::new()) }
+    }
+
+    /// What was gathered so far, in the order of loading; counts are tokens.
+    pub fn sums(&self) -> Ref<'_, [Sums]> {
+        Ref::map(self.inputs.borrow(), Vec::as_slice)
+    }
+
+    /// Adds what an earlier run gathered of an input with the same maps.
+    ///
+    /// # Panics
+    /// If there is no such input of the same extents.
+    pub fn add(&self, earlier: &Sums) {
+        let mut inputs = self.inputs.borrow_mut();
+        let input = inputs.iter_mut().find(|i| i.moments.maps == earlier.moments.maps);
+        input.unwrap_or_else(|| panic!("{:?}: an input that is gathered", earlier.moments.maps)).merge(earlier);
+    }
+
+    /// Makes room for the input of `maps`.
+    fn input(&self, maps: &[Map<'_>]) -> usize {
+        let width = maps[0].weight.cols();
+        let block = width.div_ceil(width.div_ceil(self.block));
+        let names = maps.iter().map(|m| m.name.clone()).collect();
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.push(Sums::new(names, width, block));
+        inputs.len() - 1
+    }
+
+    fn gather(&self, input: usize, x: &B::Rows) -> Result<()> {
+        let x = self.inner.read(x)?;
+        let sums = &mut self.inputs.borrow_mut()[input];
+        gram::add(&x, sums);
+        match sums.out_of_range() {
+            None => Ok(()),
+            Some(sum) => Err(Error::Activations { map: sums.moments.maps[0].clone(), sum }),
+        }
+    }
+}
+
+/// The same parameters for the backend inside.
+///
+/// # Safety
+/// `T` and `U` are one `repr(C)` struct for two backends with the same vectors.
+unsafe fn inside<T, U>(parameters: &T) -> &U {
+    // SAFETY: the same fields in the declared order, by the caller's promise.
+    unsafe { &*std::ptr::from_ref(parameters).cast() }
+}
+
+fn norm_inside<B: Backend>(norm: &NormWeights<Observed<B>>) -> &NormWeights<B> {
+    // SAFETY: `NormWeights` is `repr(C)` and holds vectors, which both backends share.
+    unsafe { inside(norm) }
+}
+
+fn mega_inside<B: Backend>(mega: &MegaWeights<Observed<B>>) -> &MegaWeights<B> {
+    // SAFETY: `MegaWeights` is `repr(C)` and holds vectors, which both backends share.
+    unsafe { inside(mega) }
+}
+
+impl<B: Backend> Backend for Observed<B> {
+    type Rows = B::Rows;
+    type Vector = B::Vector;
+    type Linear<'a> = ObservedLinear<B::Linear<'a>>;
+    type Scan<'a> = ObservedScan<B::Scan<'a>>;
+    type Rope = B::Rope;
+    type KeyValues = B::KeyValues;
+    type Place = B::Place;
+    type Recording = B::Recording;
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn chunk(&self) -> usize {
+        self.inner.chunk().max(CHUNK)
+    }
+
+    fn is_exact(&self) -> bool {
+        self.inner.is_exact()
+    }
+
+    fn other_mode(&self) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<B::Vector> {
+        self.inner.vector(values)
+    }
+
+    fn zeros(&self, len: usize) -> Result<B::Vector> {
+        self.inner.zeros(len)
+    }
+
+    fn stack<'a>(&self, maps: Vec<Map<'a>>) -> Result<Self::Linear<'a>> {
+        let (input, is_head) = (self.input(&maps), HEADS.contains(&maps[0].name.as_str()));
+        Ok(ObservedLinear { inner: self.inner.stack(maps)?, input, is_head })
+    }
+
+    fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Self::Scan<'a>> {
+        let (input, rank) = (self.input(std::slice::from_ref(&dt)), dt.weight.cols());
+        Ok(ObservedScan { inner: self.inner.load_scan(dt, a, d)?, input, rank })
+    }
+
+    fn scan_state(&self, scan: &Self::Scan<'_>) -> Result<B::Vector> {
+        self.inner.scan_state(&scan.inner)
+    }
+
+    fn load_rope(&self, rope: &Rope) -> Result<B::Rope> {
+        self.inner.load_rope(rope)
+    }
+
+    fn key_values(&self, shape: &AttentionShape) -> Result<B::KeyValues> {
+        self.inner.key_values(shape)
+    }
+
+    fn reserve(&self, kv: &mut B::KeyValues, shape: &AttentionShape, end: u64) -> Result<bool> {
+        self.inner.reserve(kv, shape, end)
+    }
+
+    fn set_place(&self, place: &mut Option<B::Place>, tokens: &[u32], position: u64) -> Result<()> {
+        self.inner.set_place(place, tokens, position)
+    }
+
+    /// A recording would go past the gathering: every walk is walked.
+    fn repeat(&self, _: &mut B::Recording, walk: impl FnOnce() -> Result<B::Rows>) -> Result<B::Rows> {
+        walk()
+    }
+
+    fn embed(&self, table: &Self::Linear<'_>, place: &B::Place) -> Result<B::Rows> {
+        self.inner.embed(&table.inner, place)
+    }
+
+    fn norm(&self, norm: &NormWeights<Self>, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.norm(norm_inside(norm), x)
+    }
+
+    fn linear(&self, w: &Self::Linear<'_>, x: &B::Rows) -> Result<B::Rows> {
+        self.gather(w.input, x)?;
+        match w.is_head {
+            true => self.inner.rows(1, Vec::new()),
+            false => self.inner.linear(&w.inner, x),
+        }
+    }
+
+    fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &B::Rows) -> Result<B::Rows> {
+        let norm = norm_inside(norm);
+        self.gather(w.input, &self.inner.norm(norm, r)?)?;
+        self.inner.project_gated(norm, &w.inner, r)
+    }
+
+    fn add_linear(&self, w: &Self::Linear<'_>, x: &B::Rows, r: &mut B::Rows) -> Result<()> {
+        self.gather(w.input, x)?;
+        self.inner.add_linear(&w.inner, x, r)
+    }
+
+    fn columns(&self, x: &B::Rows, range: Range<usize>) -> B::Rows {
+        self.inner.columns(x, range)
+    }
+
+    fn last_row(&self, x: &B::Rows) -> B::Rows {
+        self.inner.last_row(x)
+    }
+
+    fn silu(&self, x: &mut B::Rows) -> Result<()> {
+        self.inner.silu(x)
+    }
+
+    fn conv(&self, conv: &Conv<Self>, x: &B::Rows, past: &mut B::Vector) -> Result<B::Rows> {
+        // SAFETY: `Conv` is `repr(C)` and holds vectors, which both backends share.
+        self.inner.conv(unsafe { inside(conv) }, x, past)
+    }
+
+    fn scan(
+        &self,
+        scan: &Self::Scan<'_>,
+        u: &B::Rows,
+        driven: &B::Rows,
+        gate: Option<&B::Rows>,
+        state: &mut B::Vector,
+    ) -> Result<B::Rows> {
+        self.gather(scan.input, &self.inner.columns(driven, 0..scan.rank))?;
+        self.inner.scan(&scan.inner, u, driven, gate, state)
+    }
+
+    fn attend(
+        &self,
+        shape: &AttentionShape,
+        rope: Option<&B::Rope>,
+        qkv: &B::Rows,
+        place: &B::Place,
+        kv: &mut B::KeyValues,
+    ) -> Result<B::Rows> {
+        self.inner.attend(shape, rope, qkv, place, kv)
+    }
+
+    fn rotate(&self, rope: &B::Rope, x: &B::Rows, head_dim: usize, place: &B::Place) -> Result<B::Rows> {
+        self.inner.rotate(rope, x, head_dim, place)
+    }
+
+    fn outer_scan(
+        &self,
+        heads: Heads,
+        qkv: [&B::Rows; 3],
+        decay: Decay<'_, Self>,
+        state: &mut B::Vector,
+    ) -> Result<B::Rows> {
+        let decay = match decay {
+            Decay::Constant(decay) => Decay::Constant(decay),
+            Decay::Gate(gate) => Decay::Gate(gate),
+        };
+        self.inner.outer_scan(heads, qkv, decay, state)
+    }
+
+    fn gated_norm(&self, norm: &NormWeights<Self>, o: &B::Rows, gate: &B::Rows) -> Result<B::Rows> {
+        self.inner.gated_norm(norm_inside(norm), o, gate)
+    }
+
+    fn mega_attend(
+        &self,
+        mega: &MegaWeights<Self>,
+        mixed: &B::Rows,
+        v: &B::Rows,
+        place: &B::Place,
+        memory: &mut MegaMemory<Self>,
+    ) -> Result<B::Rows> {
+        // SAFETY: `MegaMemory` is `repr(C)` and holds vectors, which both backends share.
+        let memory = unsafe { &mut *std::ptr::from_mut(memory).cast::<MegaMemory<B>>() };
+        self.inner.mega_attend(mega_inside(mega), mixed, v, place, memory)
+    }
+
+    fn mega_update(&self, mega: &MegaWeights<Self>, mixed: &B::Rows, y: &B::Rows, r: &mut B::Rows) -> Result<()> {
+        self.inner.mega_update(mega_inside(mega), mixed, y, r)
+    }
+
+    fn rows(&self, cols: usize, numbers: Vec<f32>) -> Result<B::Rows> {
+        self.inner.rows(cols, numbers)
+    }
+
+    fn read(&self, x: &B::Rows) -> Result<Vec<f32>> {
+        self.inner.read(x)
+    }
+
+    fn distances(&self, a: &B::Rows, b: &B::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {
+        self.inner.distances(a, b, vocab_size, targets)
+    }
+}

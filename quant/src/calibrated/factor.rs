@@ -1,0 +1,237 @@
+//! Second moments as rounding needs them: damped, factored, cut into the columns of groups.
+
+use crate::Moments;
+use crate::simd::{Level, dispatch};
+use rayon::prelude::*;
+
+/// What is added to the diagonal, relative to its mean: without it channels that hardly ever fire would take up any error
+/// that helps the others.
+const DAMPING: f64 = 0.01;
+
+/// Columns that the factorization finishes together.
+const STEP: usize = 64;
+
+/// The curvature of a map's output error in its weights: `H = E[x x^T]`, damped; of wide inputs diagonal blocks.
+#[derive(Clone, Debug)]
+pub struct Hessian {
+    parts: Vec<Part>,
+}
+
+/// A diagonal block.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    n: usize,
+    /// (n, n)
+    h: Vec<f64>,
+}
+
+impl Hessian {
+    /// Of these moments.
+    pub fn new(moments: &Moments) -> Hessian {
+        Hessian::damped(moments, DAMPING)
+    }
+
+    /// The same with `damping` times the mean of the diagonal added to it.
+    pub fn damped(moments: &Moments, damping: f64) -> Hessian {
+        let tokens = moments.count.max(1) as f64;
+        let squares = moments.squares();
+        let mean = squares.iter().sum::<f64>() / squares.len().max(1) as f64 / tokens;
+        // No calibration at all: every channel alike.
+        let added = if mean > 0.0 { mean * damping } else { 1.0 };
+        let part = |(n, lower): (usize, &[f64])| {
+            let mut h = vec![0.0; n * n];
+            let mut sums = lower.iter();
+            for i in 0..n {
+                for (j, sum) in (0..=i).zip(&mut sums) {
+                    h[i * n + j] = sum / tokens;
+                    h[j * n + i] = sum / tokens;
+                }
+                h[i * n + i] += added;
+            }
+            Part { n, h }
+        };
+        Hessian { parts: moments.triangles().map(part).collect() }
+    }
+
+    /// Channels.
+    pub fn width(&self) -> usize {
+        self.parts.iter().map(|p| p.n).sum()
+    }
+
+    /// The diagonal.
+    pub fn importance(&self) -> Vec<f32> {
+        self.parts.iter().flat_map(|p| (0..p.n).map(|i| p.h[i * (p.n + 1)] as f32)).collect()
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// `sum over rows of e H e^T / sum of w H w^T`: the part of the output's energy that rounding `w` to `q` takes away.
+    pub fn output_error(&self, w: &[f32], q: &[f32]) -> f64 {
+        let cols = self.width();
+        let energy = |row: &[f64]| -> f64 {
+            let mut first = 0;
+            let mut sum = 0.0;
+            for p in &self.parts {
+                let x = &row[first..first + p.n];
+                for (xi, h) in x.iter().zip(p.h.chunks_exact(p.n)) {
+                    if *xi != 0.0 {
+                        sum += xi * h.iter().zip(x).map(|(h, x)| h * x).sum::<f64>();
+                    }
+                }
+                first += p.n;
+            }
+            sum
+        };
+        let rows: Vec<[f64; 2]> = w
+            .par_chunks_exact(cols)
+            .zip(q.par_chunks_exact(cols))
+            .map(|(w, q)| {
+                let e: Vec<f64> = w.iter().zip(q).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
+                let w: Vec<f64> = w.iter().map(|w| f64::from(*w)).collect();
+                [energy(&e), energy(&w)]
+            })
+            .collect();
+        let [error, total] = rows.iter().fold([0.0; 2], |[a, b], [e, w]| [a + e, b + w]);
+        if total > 0.0 { error / total } else { 0.0 }
+    }
+}
+
+impl Part {
+    pub(super) fn width(&self) -> usize {
+        self.n
+    }
+
+    /// R of `H = R R^T`, upper triangular: (n, n).
+    fn upper(&self) -> Vec<f64> {
+        let n = self.n;
+        // Cholesky of the matrix with its indices reversed.
+        let mut l: Vec<f64> = self.h.iter().rev().copied().collect();
+        let floor = (0..n).map(|i| l[i * (n + 1)]).sum::<f64>() / n as f64 * 1e-9;
+        for first in (0..n).step_by(STEP) {
+            let last = n.min(first + STEP);
+            let (done, below) = l.split_at_mut(last * n);
+            for i in first..last {
+                let (above, row) = done.split_at_mut(i * n);
+                for j in first..i {
+                    row[j] = (row[j] - dot(&row[..j], &above[j * n..][..j])) / above[j * n + j];
+                }
+                row[i] = (row[i] - dot(&row[..i], &row[..i])).max(floor).sqrt();
+            }
+            below.par_chunks_exact_mut(n).for_each(|row| {
+                for j in first..last {
+                    row[j] = (row[j] - dot(&row[..j], &done[j * n..][..j])) / done[j * n + j];
+                }
+            });
+        }
+        l.reverse();
+        for i in 0..n {
+            l[i * n..][..i].fill(0.0);
+        }
+        l
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    dot_lanes(Level::best(), a, b, &mut sum);
+    sum
+}
+
+dispatch!(fn dot_lanes = dot_body(a: &[f64], b: &[f64], sum: &mut f64));
+
+#[inline(always)]
+fn dot_body(a: &[f64], b: &[f64], sum: &mut f64) {
+    let mut lanes = [0.0; 32];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..32 {
+            lanes[l] += a[l] * b[l];
+        }
+    }
+    let tail: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    *sum = lanes.iter().sum::<f64>() + tail;
+}
+
+/// H and R by groups of columns, in float32.
+pub(super) struct Panels {
+    pub(super) groups: Vec<GroupPanels>,
+}
+
+/// A group's columns.
+pub(super) struct GroupPanels {
+    /// H[.., group]: (n, group_len).
+    pub(super) h: Vec<f32>,
+    /// R[above the group, group] over R's diagonal: (first column of the group, group_len).
+    pub(super) before: Vec<f32>,
+    /// For error feedback: of R.
+    pub(super) feedback: Square,
+    /// For refinement: of the group's own R_g, `H_gg = R_g R_g^T`.
+    pub(super) refinement: Square,
+    /// H_gg^-1: (group_len, group_len).
+    pub(super) inverse: Vec<f32>,
+}
+
+/// Inside a group: columns of R over its diagonal, and the diagonal's squares.
+pub(super) struct Square {
+    /// (group_len, group_len), strictly upper.
+    pub(super) r: Vec<f32>,
+    /// (group_len)
+    pub(super) weight: Vec<f32>,
+}
+
+impl Square {
+    /// From the square at `first` of R (n, n).
+    fn new(r: &[f64], n: usize, first: usize, len: usize) -> Square {
+        let at = |i: usize, j: usize| r[(first + i) * n + first + j];
+        let cell =
+            |k: usize| if k / len < k % len { (at(k / len, k % len) / at(k % len, k % len)) as f32 } else { 0.0 };
+        Square {
+            r: (0..len * len).map(cell).collect(),
+            weight: (0..len).map(|j| (at(j, j) * at(j, j)) as f32).collect(),
+        }
+    }
+}
+
+impl Panels {
+    pub(super) fn new(part: &Part, len: usize) -> Panels {
+        let (n, r) = (part.n, part.upper());
+        let group = |first: usize| {
+            let columns = |m: &[f64], rows: usize| -> Vec<f32> {
+                (0..rows * len).map(|k| m[(k / len) * n + first + k % len] as f32).collect()
+            };
+            let own =
+                Part { n: len, h: (0..len * len).map(|k| part.h[(first + k / len) * n + first + k % len]).collect() };
+            let own_r = own.upper();
+            let mut before = columns(&r, first);
+            for (k, x) in before.iter_mut().enumerate() {
+                let j = first + k % len;
+                *x = (f64::from(*x) / r[j * n + j]) as f32;
+            }
+            GroupPanels {
+                h: columns(&part.h, n),
+                before,
+                feedback: Square::new(&r, n, first, len),
+                refinement: Square::new(&own_r, len, 0, len),
+                inverse: inverse(&own_r, len),
+            }
+        };
+        Panels { groups: (0..n).into_par_iter().step_by(len).map(group).collect() }
+    }
+}
+
+/// `(R R^T)^-1` of an upper triangular R (n, n).
+fn inverse(r: &[f64], n: usize) -> Vec<f32> {
+    // Columns of R^-1, by substitution from below.
+    let mut inv = vec![0.0; n * n];
+    for j in 0..n {
+        inv[j * n + j] = 1.0 / r[j * n + j];
+        for i in (0..j).rev() {
+            let sum: f64 = (i + 1..=j).map(|k| r[i * n + k] * inv[k * n + j]).sum();
+            inv[i * n + j] = -sum / r[i * n + i];
+        }
+    }
+    let product = |i: usize, j: usize| (0..n).map(|k| inv[k * n + i] * inv[k * n + j]).sum::<f64>() as f32;
+    (0..n * n).map(|k| product(k / n, k % n)).collect()
+}
