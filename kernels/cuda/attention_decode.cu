@@ -3,7 +3,7 @@
 //
 //   out(h) = sum over j in max(0, p - window + 1) .. p of softmax_j(q(h) . k(j, g) / sqrt(head_dim)) v(j, g),   g = h / (heads / groups)
 //
-// attention_decode_{f32,bf16}_d{64,128,256}_h{1,4}: head_dim up to the number after d and a multiple of 16 bytes. A block serves up to
+// attention_decode_{f32,bf16}_d{32,64,128,256}_h{1,4}: head_dim up to the number after d and a multiple of 16 bytes. A block serves up to
 //   h heads of a group with one reading of their keys: take h4 where heads / groups > 1.
 // attention_decode_{f32,bf16}_any: any even head_dim up to 256, slowly; as h1.
 //
@@ -17,9 +17,9 @@
 //   tickets    uint32, groups * ceil(heads / groups / h): zeros before the first launch, zeros again after each
 //   dims       rotated channels of a head: even, 0 <= dims <= head_dim
 //   window     keys the token sees, itself included; 0 for all
-// Launch: grid (splits, groups, ceil(heads / groups / h)), block 128, no dynamic shared memory. Any splits >= 1 is right; good is
-//   min(ceil(keys in sight at most / 128), 3 * multiprocessors / (grid.y * grid.z)), at least 1. The keys in sight are shared out evenly in steps of
-//   one round of a block; blocks left over end at once, so that one captured grid serves all positions.
+// Launch: grid (splits, groups * ceil(heads / groups / h)), block 128, no dynamic shared memory. Any splits >= 1 is right; good is
+//   min(ceil(keys in sight at most / 128), 3 * multiprocessors / grid.y), at least 1. The keys in sight are shared out evenly in steps
+//   of one round of a block; blocks left over end at once, so that one captured grid serves all positions.
 // Order (programmatic dependent launch): q, k, v, cos and sin are read after previous_kernel_wait; position and the ring before it. Hence
 //   the kernel right before in the stream must write neither, or this one must be launched without the overlap.
 #include "attention.cuh"
@@ -107,8 +107,9 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
     __shared__ float part_o[WARPS][HEADS][D], part_top[WARPS][HEADS], part_sum[WARPS][HEADS];
     __shared__ bool is_last;
 
-    int lane = threadIdx.x % 32, warp = __shfl_sync(FULL_WARP, (int)threadIdx.x / 32, 0), splits = gridDim.x, split = blockIdx.x;
-    int ratio = a.heads / a.groups, group = blockIdx.y, head0 = blockIdx.z * HEADS, heads = min(HEADS, ratio - head0); // of the group
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, splits = gridDim.x, split = blockIdx.x;
+    int ratio = a.heads / a.groups, blocks = (ratio + HEADS - 1) / HEADS, group = blockIdx.y / blocks;
+    int head0 = blockIdx.y % blocks * HEADS, heads = min(HEADS, ratio - head0); // of the group
     int64_t p = *a.position, stride = (int64_t)a.groups * a.head_dim;
     // Keys in sight are numbered from the oldest, 0 .. count - 1; the last is the token's own.
     int count = (int)(a.window > 0 ? min(p + 1, (int64_t)a.window) : p + 1);
@@ -116,7 +117,7 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
     int share = ((count + splits - 1) / splits + WARPS * KEYS - 1) / (WARPS * KEYS) * (WARPS * KEYS);
     int active = (count + share - 1) / share;
     if (split >= active) return;
-    int end = min((split + 1) * share, count), stored = min(end, count - 1);
+    int end = min((split + 1) * share, count);
 
     const T *k_ring = a.k_ring + group * a.head_dim, *v_ring = a.v_ring + group * a.head_dim;
     auto load_keys = [&](uint4 (&to)[LOADS][CHUNKS], const T* ring, int first) {
@@ -127,9 +128,9 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
 #pragma unroll
             for (int j = 0; j < CHUNKS; ++j) {
                 int ch = (j * LANES + lane % LANES) * VEC;
-                // The newest is not in the ring yet; zeros where there is nothing, since memory nobody wrote may hold NaN.
+                // The newest is not there yet; zeros where there is nothing, since memory nobody wrote may hold NaN.
                 to[i][j] = make_uint4(0, 0, 0, 0);
-                if (n >= (ch < a.head_dim ? stored : 0)) continue;
+                if (n >= end || n >= count - 1 || ch >= a.head_dim) continue;
                 if (WIDE) // in units of 16 bytes 32 bits are enough
                     to[i][j] = load_stream16((const uint4*)ring + ((uint32_t)slot * (uint32_t)(stride / VEC) + ch / VEC));
                 else
@@ -280,55 +281,57 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
     }
     if (active == 1) return;
 
+    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t* ticket = a.tickets + blockIdx.z * gridDim.y + blockIdx.y;
-        is_last = take_ticket(ticket) == (uint32_t)active - 1;
-        if (is_last) *ticket = 0;
-    }
+    if (threadIdx.x == 0) is_last = atomicAdd(a.tickets + blockIdx.y, 1u) == (uint32_t)active - 1;
     __syncthreads();
     if (!is_last) return;
-    // A warp combines 32 channels of a head. Lane s looks at maximum and sum of part s, and all loads of 32 parts are under way at once:
-    // this is the end of a chain that nothing hides.
+    __threadfence();
+    if (threadIdx.x == 0) a.tickets[blockIdx.y] = 0;
+    // A warp combines 32 channels of a head; lane s looks at part s, s + 32, ...
     int slices = (a.head_dim + 31) / 32;
     for (int i = warp; i < heads * slices; i += WARPS) {
         int head = group * ratio + head0 + i / slices, ch = i % slices * 32 + lane;
         const float* from = a.parts + (int64_t)head * splits * part;
         float high = NEVER, l = 0, x = 0;
+        for (int s = lane; s < active; s += 32) high = fmaxf(high, __ldcg(from + s * part + a.head_dim));
+        high = warp_max(high);
         for (int s0 = 0; s0 < active; s0 += 32) {
-            bool exists = s0 + lane < active;
-            const float* own = from + (s0 + lane) * part + a.head_dim;
-            float own_high = exists ? __ldcg(own) : NEVER, own_sum = exists ? __ldcg(own + 1) : 0.0f, y[32];
-#pragma unroll
-            for (int j = 0; j < 32; ++j) y[j] = s0 + j < active && ch < a.head_dim ? __ldcg(from + (s0 + j) * part + ch) : 0.0f;
-            float higher = fmaxf(high, warp_max(own_high)), shrink = weight(high, higher, scale, (T)0);
-            float w = weight(own_high, higher, scale, (T)0);
-            high = higher, l = l * shrink + warp_sum(w * own_sum), x *= shrink;
-#pragma unroll
-            for (int j = 0; j < 32; ++j) x += __shfl_sync(FULL_WARP, w, j) * y[j];
+            int s = s0 + lane;
+            float shrink = s < active ? weight(__ldcg(from + s * part + a.head_dim), high, scale, (T)0) : 0.0f;
+            l += warp_sum(s < active ? shrink * __ldcg(from + s * part + a.head_dim + 1) : 0.0f);
+#pragma unroll 4
+            for (int j = 0; j < min(32, active - s0); ++j) {
+                float w = __shfl_sync(FULL_WARP, shrink, j);
+                if (ch < a.head_dim) x += w * __ldcg(from + (s0 + j) * part + ch);
+            }
         }
         if (ch < a.head_dim) store(a.out + head * a.head_dim + ch, x / l);
     }
 }
 
 #define DECODE(T, name, LANES, CHUNKS, LOADS, HEADS, WIDE)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, 12 / WARPS)                                                                             \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, (HEADS == 1 && LANES < 32 ? 16 : 12) / WARPS)                                 \
     attention_decode_##name(T* out, const T* q, const T* k, const T* v, const float* cos, const float* sin, T* k_ring, T* v_ring,          \
                             const int64_t* position, float* parts, uint32_t* tickets, int heads, int groups, int head_dim, int dims,       \
                             int window, int capacity) {                                                                                    \
         decode<T, LANES, CHUNKS, LOADS, HEADS, WIDE>({out, q, k, v, cos, sin, k_ring, v_ring, position, parts, tickets, heads, groups,     \
                                                       head_dim, dims, window, capacity});                                                  \
     }
+DECODE(bf16_t, bf16_d32_h1, 4, 1, 4, 1, true)
 DECODE(bf16_t, bf16_d64_h1, 8, 1, 8, 1, true)
 DECODE(bf16_t, bf16_d128_h1, 16, 1, 8, 1, true)
 DECODE(bf16_t, bf16_d256_h1, 32, 1, 8, 1, true)
+DECODE(bf16_t, bf16_d32_h4, 4, 1, 4, 4, true)
 DECODE(bf16_t, bf16_d64_h4, 8, 1, 4, 4, true)
 DECODE(bf16_t, bf16_d128_h4, 16, 1, 4, 4, true)
 DECODE(bf16_t, bf16_d256_h4, 32, 1, 4, 4, true)
 DECODE(bf16_t, bf16_any, 32, 1, 4, 1, false)
+DECODE(float, f32_d32_h1, 8, 1, 8, 1, true)
 DECODE(float, f32_d64_h1, 16, 1, 8, 1, true)
 DECODE(float, f32_d128_h1, 32, 1, 8, 1, true)
 DECODE(float, f32_d256_h1, 32, 2, 4, 1, true)
+DECODE(float, f32_d32_h4, 8, 1, 4, 4, true)
 DECODE(float, f32_d64_h4, 16, 1, 4, 4, true)
 DECODE(float, f32_d128_h4, 32, 1, 4, 4, true)
 DECODE(float, f32_d256_h4, 32, 2, 2, 4, true)

@@ -19,7 +19,8 @@
 #include "attention.cuh"
 
 // ROWS rows of D channels into a tile: of rows low .. high the first `columns` channels, elsewhere zeros.
-template <int D, int ROWS, int THREADS> INLINE void load_rows(float* to, const float* from, int stride, int low, int high, int columns, bool wide) {
+template <int D, int ROWS, int THREADS>
+INLINE void load_rows(float* to, const float* from, int stride, int low, int high, int columns, bool wide) {
     int step = wide ? 4 : 1;
     for (int i = threadIdx.x * step; i < ROWS * D; i += THREADS * step) {
         int row = i / D, c = i % D;
@@ -46,7 +47,8 @@ template <int D, int BM, int BN> INLINE void attend(const Arguments<float>& a) {
     const float* q = a.q + (int64_t)span.first * a.q_stride + span.head * a.head_dim;
     const float *k = a.k_ring + span.group * a.head_dim, *v = a.v_ring + span.group * a.head_dim;
     int kv_stride = a.groups * a.head_dim;
-    bool wide = a.head_dim % 4 == 0 && is_aligned(a.q, a.q_stride, 16) && is_aligned(a.k_ring, kv_stride, 16) && is_aligned(a.v_ring, kv_stride, 16);
+    bool wide = a.head_dim % 4 == 0 && is_aligned(a.q, a.q_stride, 16) && is_aligned(a.k_ring, kv_stride, 16) &&
+                is_aligned(a.v_ring, kv_stride, 16);
     float scale = 1.0f / sqrtf((float)a.head_dim);
 
     int x = threadIdx.x % 16, y = threadIdx.x / 16, row0 = y * 4;
@@ -55,13 +57,17 @@ template <int D, int BM, int BN> INLINE void attend(const Arguments<float>& a) {
     for (int r = 0; r < 4; ++r) top[r] = NEVER, sum[r] = 0;
 
     int begin = span.newest_tile, slot = span.slot;
+    auto load_keys = [&](float* to, const float* ring) {
+        const float* from = ring + (int64_t)slot * kv_stride;
+        load_rows<D, BN, THREADS>(to, from, kv_stride, span.oldest - begin, span.last - begin, a.head_dim, wide);
+    };
     load_rows<D, BM, THREADS>(q_tile, q, a.q_stride, 0, span.last - span.first, a.head_dim, wide);
-    load_rows<D, BN, THREADS>(k_tile, k + (int64_t)slot * kv_stride, kv_stride, span.oldest - begin, span.last - begin, a.head_dim, wide);
+    load_keys(k_tile, k);
     copy_async_commit();
     for (int tile = 0; tile < span.tiles; ++tile) {
         copy_async_wait<0>();
         __syncthreads(); // keys are here, values of the tile before are done with
-        load_rows<D, BN, THREADS>(v_tile, v + (int64_t)slot * kv_stride, kv_stride, span.oldest - begin, span.last - begin, a.head_dim, wide);
+        load_keys(v_tile, v);
         copy_async_commit();
 
         float s[4][KEYS] = {};
@@ -113,7 +119,7 @@ template <int D, int BM, int BN> INLINE void attend(const Arguments<float>& a) {
         begin -= BN, slot -= BN;
         if (slot < 0) slot += a.capacity;
         if (tile + 1 < span.tiles) {
-            load_rows<D, BN, THREADS>(k_tile, k + (int64_t)slot * kv_stride, kv_stride, span.oldest - begin, span.last - begin, a.head_dim, wide);
+                load_keys(k_tile, k);
             copy_async_commit();
         }
 #pragma unroll 2
@@ -157,7 +163,11 @@ template <int D, int BM, int BN> INLINE void attend(const Arguments<float>& a) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) attention_exact_f32_d32(ATTENTION_PARAMETERS(float)) { attend<32, 64, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(256, 2) attention_exact_f32_d64(ATTENTION_PARAMETERS(float)) { attend<64, 64, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(256, 2) attention_exact_f32_d128(ATTENTION_PARAMETERS(float)) { attend<128, 64, 32>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_exact_f32_d256(ATTENTION_PARAMETERS(float)) { attend<256, 32, 16>(ATTENTION_ARGUMENTS); }
+#define EXACT(D, BM, BN)                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(BM * 4, 2) attention_exact_f32_d##D(ATTENTION_PARAMETERS(float)) {                        \
+        attend<D, BM, BN>(ATTENTION_ARGUMENTS);                                                                                            \
+    }
+EXACT(32, 64, 64)
+EXACT(64, 64, 64)
+EXACT(128, 64, 32)
+EXACT(256, 32, 16)

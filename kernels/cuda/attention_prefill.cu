@@ -222,12 +222,16 @@ template <int D, int M, int BN> INLINE void attend_mma(const Arguments<bf16_t>& 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d32(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<32, 2, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d64(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<64, 2, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d96(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<96, 2, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d128(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<128, 2, 64>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d192(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<192, 1, 32>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d256(ATTENTION_PARAMETERS(bf16_t)) { attend_mma<256, 1, 32>(ATTENTION_ARGUMENTS); }
+#define PREFILL(D, M, BN)                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128, 2) attention_prefill_bf16_d##D(ATTENTION_PARAMETERS(bf16_t)) {                       \
+        attend_mma<D, M, BN>(ATTENTION_ARGUMENTS);                                                                                         \
+    }
+PREFILL(32, 2, 64)
+PREFILL(64, 2, 64)
+PREFILL(96, 2, 64)
+PREFILL(128, 2, 64)
+PREFILL(192, 1, 32)
+PREFILL(256, 1, 32)
 
 // ---- Hopper: wgmma ---------------------------------------------------------------------------------------------------------------
 //
@@ -335,7 +339,8 @@ template <int D, int CONSUMERS> INLINE void attend_hopper(const Arguments<bf16_t
             wgmma_begin();
 #pragma unroll
             for (int d = 0; d < D; d += 16)
-                wgmma<BN>(s, wgmma_advance(q_matrix, d / 64 * 8192 + d % 64 * 2), wgmma_advance(k_matrix, d / 64 * SLAB + d % 64 * 2), d > 0);
+                wgmma<BN>(s, wgmma_advance(q_matrix, d / 64 * 8192 + d % 64 * 2),
+                          wgmma_advance(k_matrix, d / 64 * SLAB + d % 64 * 2), d > 0);
             wgmma_commit();
         };
         auto begin_values = [&](int tile) {
@@ -454,6 +459,10 @@ template <int D, int CONSUMERS> INLINE void attend_hopper(const Arguments<bf16_t
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512, 1) attention_prefill_bf16_d64_sm90a(ATTENTION_PARAMETERS(bf16_t)) { attend_hopper<64, 3>(ATTENTION_ARGUMENTS); }
-extern "C" __global__ void __launch_bounds__(384, 1) attention_prefill_bf16_d128_sm90a(ATTENTION_PARAMETERS(bf16_t)) { attend_hopper<128, 2>(ATTENTION_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(512, 1) attention_prefill_bf16_d64_sm90a(ATTENTION_PARAMETERS(bf16_t)) {
+    attend_hopper<64, 3>(ATTENTION_ARGUMENTS);
+}
+extern "C" __global__ void __launch_bounds__(384, 1) attention_prefill_bf16_d128_sm90a(ATTENTION_PARAMETERS(bf16_t)) {
+    attend_hopper<128, 2>(ATTENTION_ARGUMENTS);
+}
 #endif // HOPPER

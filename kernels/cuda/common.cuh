@@ -134,14 +134,6 @@ INLINE void next_kernel_start() {
 #endif
 }
 
-// Counts up and returns the count before. What this block wrote before (a __syncthreads in between) is seen by whoever counts later, and
-// what earlier ones wrote is seen here after it: for the election of the block that comes last.
-INLINE uint32_t take_ticket(uint32_t* p) {
-    uint32_t before;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
-    return before;
-}
-
 // Barrier number `id` (1 to 15; 0 is __syncthreads) for `threads` threads, whole warps: wait, or only count as having come.
 INLINE void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 INLINE void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

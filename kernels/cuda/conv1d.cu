@@ -10,7 +10,7 @@
 //              after the last
 //     T is float32 (exact) or bf16 (fast). length, channels >= 1.
 //     Launch: grid (ceil(channels / 256), any number of runs), block 64, no dynamic shared memory.
-//     Good numbers of runs: ceil(length / 64), 1 for decoding. A graph of length 1 may be replayed: nothing but memory
+//     Good numbers of runs: ceil(length / 52), 1 for decoding. A graph of length 1 may be replayed: nothing but memory
 //     changes.
 //     Any alignment is right. Full speed: channels, x and x_stride multiples of V elements.
 //
@@ -18,18 +18,11 @@
 // replaces the state, after reading it; no other run reads it, since runs have at least as many steps as the state.
 #include "common.cuh"
 
-#ifndef CONV_V
-#define CONV_V 4
-#endif
-#ifndef CONV_AHEAD
-#define CONV_AHEAD 8
-#endif
-
 template <typename T, int V, int WIDTH>
 INLINE void conv1d(const T* __restrict__ x, int x_stride, const float* __restrict__ taps,
                    const float* __restrict__ bias, float* state, T* __restrict__ y, int length, int channels,
                    int width) {
-    constexpr int AHEAD = CONV_AHEAD; // rows that are loaded before the first is used
+    constexpr int AHEAD = sizeof(T) == 2 ? 6 : 8; // rows that are loaded before the first is used
     const int channel = (blockIdx.x * blockDim.x + threadIdx.x) * V, valid = channels - channel;
     if (valid <= 0) return;
     const bool whole = valid >= V && is_aligned(x + channel, x_stride, V * sizeof(T)) &&
@@ -133,6 +126,6 @@ INLINE void conv1d(const T* __restrict__ x, int x_stride, const float* __restric
         conv1d<T, V, WIDTH>(x, x_stride, taps, bias, state, y, length, channels, width);                               \
     }
 CONV1D(conv1d_f32, float, 4, 4)
-CONV1D(conv1d_bf16, bf16_t, CONV_V, 4)
+CONV1D(conv1d_bf16, bf16_t, 4, 4)
 CONV1D(conv1d_wide_f32, float, 4, 8)
 CONV1D(conv1d_wide_bf16, bf16_t, 4, 8)

@@ -104,9 +104,11 @@ struct Bf16 {
 #define TOKENS(body) ROWS(float, const int64_t row = tokens[i]; if (row < 0 || row >= n) store_nan(to, k); else body)
 
 #define QUANTIZED(name, F) \
-    extern "C" __global__ void __launch_bounds__(256) dequantize_##name##_f32(const uint8_t* w, int k, int stride, int first, int step, int count, float* out) \
+    extern "C" __global__ void __launch_bounds__(256) dequantize_##name##_f32( \
+        const uint8_t* w, int k, int stride, int first, int step, int count, float* out) \
         ROWS(float, (decode<F>(w, k, first + i * step, to))) \
-    extern "C" __global__ void __launch_bounds__(256) dequantize_##name##_bf16(const uint8_t* w, int k, int stride, int first, int step, int count, bf16_t* out) \
+    extern "C" __global__ void __launch_bounds__(256) dequantize_##name##_bf16( \
+        const uint8_t* w, int k, int stride, int first, int step, int count, bf16_t* out) \
         ROWS(bf16_t, (decode<F>(w, k, first + i * step, to))) \
     extern "C" __global__ void __launch_bounds__(256) embed_##name##_f32(const uint8_t* w, int n, int k, int stride, const int* tokens, \
                                                                          int count, float* out) \

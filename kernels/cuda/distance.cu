@@ -1,6 +1,7 @@
 // How far the logits of two models are apart, a position at a time, and the likeliest token.
 //
-//   logit_distance   for rows a (reference) and b (candidate) of logits over the true vocabulary, p = softmax(a), q = softmax(b):
+//   logit_distance   for rows a (reference) and b (candidate) of logits over the true vocabulary, p = softmax(a), q =
+//                    softmax(b):
 //
 //     offset 0   float64  kld                     sum p (log p - log q), in nats, never below 0
 //            8   float64  reference_nll           -log p[target]
@@ -8,10 +9,11 @@
 //           24   float64  mean_square_difference  mean((a - b)^2)
 //           32   float32  max_difference          max |a - b|
 //           36   int32    same_top1               1 where both rank the same token first, else 0
-//           40   int32    top5_shared             how many of the reference's five likeliest tokens are among the candidate's five
+//           40   int32    top5_shared             how many of the reference's five likeliest are among the candidate's
 //           44   int32    0
 //
-//     Of equal logits the first is the likelier. With fewer than five tokens, as many as there are. Sums in float64, in an order that depends
+//     Of equal logits the first is the likelier. With fewer than five tokens, as many as there are. Sums in float64, in
+//     an order that depends
 //     on the number of tokens alone, so that a row against itself gives exactly 0.
 //
 //   argmax_f32       index of the largest number of each row, of equal ones the first
@@ -26,8 +28,9 @@
 //   logit_distance   L      256     none
 //   argmax_f32       L      256 to 1024, a multiple of 32   none
 //
-// Any L, vocab, n >= 1 (below 2^31 - 4). Rows are read 4 numbers at a time where both start 16-byte aligned and have strides that are multiples of 4,
-// else one at a time. logit_distance reads each row twice, the second time mostly from L2.
+// Any L, vocab, n >= 1 (below 2^31 - 4). Rows are read 4 numbers at a time where both start 16-byte aligned and have
+// strides that are multiples of 4, else one at a time. logit_distance reads each row twice, the second time mostly from
+// L2.
 #include "common.cuh"
 
 namespace {
@@ -138,8 +141,8 @@ template <int V> INLINE void distance(const float* a, const float* b, int target
 #pragma unroll
     for (int i = 0; i < WARPS; ++i) max_a = fmaxf(max_a, most[0][i]), max_b = fmaxf(max_b, most[1][i]);
 
-    // With A = log of the sum of e^a, and B of e^b: kld = sum e^(a - A) (a - b - (A - B)) = sum e^(a - A) (a - b) - (A - B), so that a single pass
-    // gives all sums.
+    // With A = log of the sum of e^a, and B of e^b: kld = sum e^(a - A) (a - b - (A - B)) = sum e^(a - A) (a - b) - (A
+    // - B), so that a single pass gives all sums.
     double sum_a = 0, sum_b = 0, weighted = 0, squares = 0;
     float difference = 0;
     Top top_a, top_b;

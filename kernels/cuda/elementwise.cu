@@ -1,11 +1,12 @@
-// Operations on single numbers: out[t][i] = f(x[t][i], ...) for L rows of n numbers, each matrix a view with rows `*_stride` apart.
+// Operations on single numbers: out[t][i] = f(x[t][i], ...) for L rows of n numbers, each matrix a view with rows
+// `*_stride` apart.
 //
 //   kernel            out, x, ...                      f
 //   add_T             x float32, y T                   x += y, in place
 //   silu_T            out T, x T                       silu(x)
 //   silu_times_T      out T, gate T, up T              silu(gate) up
 //   scale_T           out T, x T                       x factor
-//   decay_gate_T      out float32, x T                 sigmoid(x)^(1/16), the decay of gated linear attention; float32, for it is close to 1
+//   decay_gate_T      out float32, x T                 sigmoid(x)^(1/16), the decay of gated linear attention
 //   mega_gate_T       out T, u T, h T, x T, r float32  sigmoid(u) (silu(h + x) - r)
 //   copy_T            out T, x T                       x
 //   f32_to_bf16       out bf16, x float32              x
@@ -14,11 +15,11 @@
 //
 // T is float32 (*_f32) or bf16 (*_bf16; computed in float32). out may be one of the inputs.
 //
-// Launch: block 256; any grid, each thread takes several pieces if it has to. One piece a thread is grid = ceil(L n / 1024) for f32 and
-// ceil(L n / 2048) for bf16. No dynamic shared memory.
+// Launch: block 256; any grid, each thread takes several pieces if it has to. One piece a thread is grid = ceil(L n /
+// 1024) for f32 and ceil(L n / 2048) for bf16. No dynamic shared memory.
 //
-// Any L, n >= 1 (L n < 2^53). 16-byte accesses where n and all strides are multiples of 8 (f32: 4) and all starts 16-byte aligned, else
-// one number at a time. Matrices without gaps between rows are best given as a single row.
+// Any L, n >= 1 (L n < 2^53). 16-byte accesses where n and all strides are multiples of 8 (f32: 4) and all starts
+// 16-byte aligned, else one number at a time. Matrices without gaps between rows are best given as a single row.
 #include "common.cuh"
 
 namespace {

@@ -15,8 +15,8 @@
 // The first is for large products, the second for those with fewer than some 150 large tiles, the third for M up to 64,
 // where reading w bounds the time. All sum in the same order of k.
 //
-// Any M, N, K >= 1, any strides and any alignment. Rows of a (or w) are copied 16 bytes at a time where a (or w) is 16-byte
-// aligned and its stride a multiple of 8, else number by number, which is several times slower.
+// Any M, N, K >= 1, any strides and any alignment. Rows of a (or w) are copied 16 bytes at a time where a (or w) is
+// 16-byte aligned and its stride a multiple of 8, else number by number, which is several times slower.
 #include "common.cuh"
 
 namespace {
@@ -101,8 +101,8 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
         if (s < steps) copy(s);
         copy_async_commit();
     }
-    // Operands of 16 columns, read one turn ahead. Matrices of 8 x 8: of a, upper and lower rows of the left columns, then of the right ones;
-    // of w, left and right columns of the first 8 outputs, then of the next 8.
+    // Operands of 16 columns, read one turn ahead. Matrices of 8 x 8: of a, upper and lower rows of the left columns,
+    // then of the right ones; of w, left and right columns of the first 8 outputs, then of the next 8.
     uint32_t x[2][WM / 16][4], y[2][WN / 16][4];
     auto read = [&](int step, int k) {
         bf16_t* stage_a = stages + step % STAGES * STAGE;
@@ -125,7 +125,8 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
             if (k + 1 < TURNS) {
                 read(step, k + 1);
             } else {
-                // The next step's columns have arrived, and all warps have read this step's. (After the last step, what is read is not used.)
+                // The next step's columns have arrived, and all warps have read this step's. (After the last step, what
+                // is read is not used.)
                 copy_async_wait<STAGES - 2>();
                 __syncthreads();
                 read(step + 1, 0);

@@ -7,36 +7,38 @@
 //   bias  (N) float32, or null
 //   c     (M, N) float32, rows `c_stride` apart; added to where `accumulate` is not 0
 //
-// Order of the sum: K is cut into segments of 256. Within a segment fused multiply-adds in ascending k from 0; the sums of segments are
-// added in ascending order, then the bias, then the old c. All instances keep this order, so they give the same bits, and a row of c
-// depends on nothing but that row of a: the host may choose by speed alone.
+// Order of the sum: K is cut into segments of 256. Within a segment fused multiply-adds in ascending k from 0; the sums
+// of segments are added in ascending order, then the bias, then the old c. All instances keep this order, so they give
+// the same bits, and a row of c depends on nothing but that row of a: the host may choose by speed alone.
 //
 //   instance           tile of c    grid (x, y)                        block   dynamic shared bytes
 //   gemm_f32_128x128   128 x 128    ceil(M / 128), ceil(N / 128)         128   98304
 //   gemm_f32_64x64      64 x 64     ceil(M / 64),  ceil(N / 64)          128   49152
 //   gemm_f32_16x32      16 x 32     ceil(M / 16),  ceil(N / 32)          256   51200
 //
-// The first is for large products. The other two have groups of warps that share a tile and take segments in turn, which
-// keeps a chip busy where tiles are few: 64x64 for fewer than some 150 large tiles, 16x32 for M up to 64.
+// The first is for large products. The other two have groups of warps that share a tile and take segments in turn,
+// which keeps a chip busy where tiles are few: 64x64 for fewer than some 150 large tiles, 16x32 for M up to 64.
 //
-// Any M, N, K >= 1, any strides and any 4-byte alignment. Rows of a (or w) are read 16 bytes at a time where a (or w) is
-// 16-byte aligned and its stride a multiple of 4, else 4 at a time.
+// Any M, N, K >= 1, any strides and any 4-byte alignment. Rows of a (or w) are read 16 bytes at a time where a (or w)
+// is 16-byte aligned and its stride a multiple of 4, else 4 at a time.
 #include "common.cuh"
 
 namespace {
 
 constexpr int SEGMENT = 256;
 
-// Shared memory holds a stage with k as the row, so that a thread reads 4 rows of c (or columns) of one k at once. Threads bring pieces of 4
-// columns k of a matrix row r, so a piece p becomes 4 numbers, one in each of the rows 4 p .. 4 p + 4. In each of them r lies at r ^ X(p), so
-// that the numbers that a warp writes at a time, 32 / PIECES matrix rows of PIECES pieces, fall into different banks. For 2 pieces:
+// Shared memory holds a stage with k as the row, so that a thread reads 4 rows of c (or columns) of one k at once.
+// Threads bring pieces of 4 columns k of a matrix row r, so a piece p becomes 4 numbers, one in each of the rows 4 p ..
+// 4 p + 4. In each of them r lies at r ^ X(p), so that the numbers that a warp writes at a time, 32 / PIECES matrix
+// rows of PIECES pieces, fall into different banks. For 2 pieces:
 //
 //   k 0..3      r: 0 .. 15, 16 .. 31, 32 .. 47, ...
 //   k 4..7        16 .. 31,  0 .. 15, 48 .. 63, ...
 template <int WIDTH, int PIECES> INLINE int swizzle(int piece, int r) { return r ^ (piece * (32 / PIECES) % WIDTH); }
 
-// Carries one piece each of rows `row`, `row` + APART, ... of a tile of WIDTH rows of a matrix from global memory through registers to shared
-// memory. Rows past the last are that again: nobody uses what becomes of them. Columns past the last are zeros.
+// Carries one piece each of rows `row`, `row` + APART, ... of a tile of WIDTH rows of a matrix from global memory
+// through registers to shared memory. Rows past the last are that again: nobody uses what becomes of them. Columns past
+// the last are zeros.
 template <int WIDTH, int APART, int PIECES> struct Copier {
     static constexpr int COPIES = WIDTH / APART;
     const float* from[COPIES];
@@ -83,10 +85,12 @@ INLINE void read4(float* to, const float* from) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
 
-// A block owns BM x BN of c. Its GROUPS groups of threads each hold sums of the whole tile, TM x TN a thread, of the segments
-// group, group + GROUPS, ...; after each round of GROUPS segments they add them, in turn, to the totals in shared memory.
+// A block owns BM x BN of c. Its GROUPS groups of threads each hold sums of the whole tile, TM x TN a thread, of the
+// segments group, group + GROUPS, ...; after each round of GROUPS segments they add them, in turn, to the totals in
+// shared memory.
 //
-// A thread's rows and columns come in runs of 4, ROW_RUN and COLUMN_RUN apart; a warp is 4 (rows) x 8 (columns) threads:
+// A thread's rows and columns come in runs of 4, ROW_RUN and COLUMN_RUN apart; a warp is 4 (rows) x 8 (columns)
+// threads:
 //   rows     ROW_RUN i + 16 (warp's row) + 4 (lane / 8) .. + 4
 //   columns  COLUMN_RUN j + 32 (warp's column) + 4 (lane % 8) .. + 4
 template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {

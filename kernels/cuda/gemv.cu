@@ -1,24 +1,42 @@
-// LEAD (03:37 UTC): a final, tested version of gemv*, dequantize, repack must be in place by 03:52 UTC; the session ends soon after. The layout of RESULT-1 met the bars.
+// y = W x for 1 ... M tokens, W of plain numbers (f32, f16, bf16); gemv_quantized.cu has the quantized formats. Products and sums in
+// float32 in a fixed order, so these serve exact and fast mode.
+//
+//   gemv_{f32,f16,bf16}_M(g), M = 1, 4, 8: up to M tokens
+//
+// Argument, one struct by value (`Gemv` in gemv.cuh, C layout):
+//   w            weights, n rows, 16-byte aligned. Plain numbers: rows of k, `stride` elements apart, a multiple of 16 bytes; quantized:
+//                the repacked matrix (repack.cu)
+//   x            (tokens, k), rows `x_stride` elements apart, of any alignment (16-byte aligned rows are faster); x_kind:
+//                0 float32   1 bf16   2 float32 under an RMS norm   3 float32 under a LayerNorm
+//   norm_weight, norm_bias, eps    float32 (k), 16-byte aligned; the bias of a LayerNorm may be null
+//   bias         float32, one for each row of W in W's order, or null
+//   y            (tokens, outputs), rows `y_stride` elements apart; y_kind:
+//                0 float32   1 bf16   2 float32, added to what is there   3 silu(gate) * up as float32   4 the same as bf16
+//                With 3 and 4 there are n / 2 outputs: output i is rows i and n / 2 + i of plain numbers, rows 2 i and 2 i + 1 of a
+//                quantized W (interleave them when repacking). y must not overlap x.
+//   n, k, stride, x_kind, x_stride, tokens, y_kind, y_stride
+//   each, more, inverse_tiles      what the launch decides:
+//
+// Launch: `blocks` blocks of 512 threads (any power of two from 32 to 512 works), best as many as there are multiprocessors. With
+//   tiles = ceil(k / L)        L: f32 128, f16 and bf16 256, quantized 256
+//   units                      quantized: ceil(n / 4); plain numbers: the outputs
+//   each = units / blocks, more = units % blocks, inverse_tiles = 1.0f / tiles
+// Dynamic shared bytes, with warps = threads / 32, stages of S P tiles of TILE bytes (f32, f16, bf16: 512; quantized: formats.cuh), and
+//   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 288, fast q4_1, q4_k, q5_k 320
+//   ROWS   quantized 4, plain numbers 1;   capacity = (each + 1) * (quantized 4; plain numbers 1, with a gate 2)
+//   warps S P TILE + M tiles X + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS)
+//   S = 5, P = 2 for all kernels
+// Where that passes what a block may have (k very long, M = 8) take fewer threads or fewer tokens a launch.
+//
+// Limits: units per block times tiles < 2^20. The order of sums depends on blocks, threads, n and k alone.
+// Launched with programmatic stream serialization the kernel asks for its first weights before its predecessor has ended; every kernel of
+// such a chain calls previous_kernel_wait. Nothing here changes from token to token but what is in device memory.
 #include "gemv.cuh"
-#ifndef STAGES
-#define STAGES 5
-#endif
-#ifndef TILES
-#define TILES 2
-#endif
-#ifndef THREADS
-#define THREADS 512
-#endif
-#ifndef BLOCKS
-#define BLOCKS 2
-#endif
-#define FLOAT(name, W, M) \
-    extern "C" __global__ void __launch_bounds__(THREADS, M == 1 ? BLOCKS : 1) gemv_##name##_##M(const Gemv g) { gemv<FloatProduct<W>, M, TILES, STAGES>(g); }
-FLOAT(bf16, Bf16, 1)
-#ifndef TUNE
-FLOAT(f16, F16, 1)
-FLOAT(f32, F32, 1)
-#define MANY(M) FLOAT(bf16, Bf16, M) FLOAT(f16, F16, M) FLOAT(f32, F32, M)
-MANY(4)
-MANY(8)
-#endif
+
+#define GEMV(name, W, M, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##M(const Gemv g) { gemv<FloatProduct<W>, M, TILES, STAGES>(g); }
+// 64 registers, so that a block of the next kernel fits beside.
+#define ALL(name, W) GEMV(name, W, 1, 2) GEMV(name, W, 4, 1) GEMV(name, W, 8, 1)
+ALL(f32, F32)
+ALL(f16, F16)
+ALL(bf16, Bf16)

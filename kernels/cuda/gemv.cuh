@@ -19,6 +19,9 @@
 enum { X_F32 = 0, X_BF16 = 1, X_RMS_NORM = 2, X_LAYER_NORM = 3 };
 enum { Y_F32 = 0, Y_BF16 = 1, Y_ADD_F32 = 2, Y_GLU_F32 = 3, Y_GLU_BF16 = 4 };
 
+// Stages of a warp's ring, and tiles of a stage.
+constexpr int STAGES = 5, TILES = 2;
+
 // The argument of every kernel; gemv.cu says what is what.
 struct Gemv {
     const uint8_t* w;
@@ -50,7 +53,8 @@ template <class T, int N> struct Floats {
     struct Stream {
         const uint8_t* from;
         int first, local, tile, left;
-        INLINE Stream(const Floats& w, const Gemv& g, int first, int local, int tile, int left) : first(first), local(local), tile(tile), left(left) {
+        INLINE Stream(const Floats& w, const Gemv& g, int first, int local, int tile, int left)
+            : first(first), local(local), tile(tile), left(left) {
             locate(w, g);
         }
         INLINE void locate(const Floats& w, const Gemv& g) {
@@ -191,7 +195,7 @@ template <int PLANES, bool SUMS> struct IntX {
             uint2 bytes = make_uint2(__byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410),
                                      __byte_perm(__byte_perm(q[4], q[5], 0x0040), __byte_perm(q[6], q[7], 0x0040), 0x5410));
             if (valid) *(uint2*)(tile + 256 * plane + i % 4 / 2 * 128 + j * 16 + i % 2 * 8) = bytes;
-            if (SUMS) sum += __dp4a((int)bytes.x, 0x01010101, __dp4a((int)bytes.y, 0x01010101, 0)) << (8 * plane);
+            if (SUMS) sum += __dp4a((int)bytes.x, 0x01010101, __dp4a((int)bytes.y, 0x01010101, 0)) * (1 << (8 * plane));
             // What the low byte, signed, leaves for the high one.
 #pragma unroll
             for (int e = 0; e < 8; e++) q[e] = (q[e] + 128) >> 8;
@@ -231,7 +235,7 @@ template <class W> struct FloatProduct {
 };
 
 // Levels by 8-bit integers of x, exact in 32 bits; scales in float32.
-template <class F, int PLANES> struct IntProduct {
+template <class F, int PLANES = 1> struct IntProduct {
     using Weights = Units<F>;
     using X = IntX<PLANES, F::MINIMUM>;
     template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
@@ -249,7 +253,7 @@ template <class F, int PLANES> struct IntProduct {
 #pragma unroll
             for (int plane = PLANES - 1; plane >= 0; plane--) {
                 const uint8_t* at = x + t * apart + 256 * plane + j * 16;
-                first = dot(low, *(const uint4*)at, first << 8), second = dot(high, *(const uint4*)(at + 128), second << 8);
+                first = dot(low, *(const uint4*)at, first * 256), second = dot(high, *(const uint4*)(at + 128), second * 256);
             }
             const float* scales = (const float*)(x + t * apart + X::SCALES) + j;
             const float product = F::HALVES ? unit.scale.first * (float)first + unit.scale.second * (float)second

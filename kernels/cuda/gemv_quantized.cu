@@ -1,30 +1,13 @@
-// placeholder
+// y = W x for 1 ... M tokens, W quantized. Arguments, launch and shared memory are those of gemv.cu.
+//
+//   gemv_FORMAT_exact_M(g), M = 1, 4      weights decoded exactly, products and sums in float32
+//   gemv_FORMAT_fast_M(g), M = 1, 4, 8    x rounded to 8 bits under a scale for each 32, integer products: within 1e-2 of exact
 #include "gemv.cuh"
-#ifndef STAGES
-#define STAGES 5
-#endif
-#ifndef TILES
-#define TILES 2
-#endif
-#ifndef WIDE_X
-#define WIDE_X 1
-#endif
-#ifndef THREADS
-#define THREADS 512
-#endif
-#ifndef BLOCKS
-#define BLOCKS 2
-#endif
-#define FAST(name, F, M) \
-    extern "C" __global__ void __launch_bounds__(THREADS, M == 1 ? BLOCKS : 1) gemv_##name##_fast_##M(const Gemv g) { \
-        gemv<IntProduct<F, WIDE_X>, M, TILES, STAGES>(g); \
-    }
-#define EXACT(name, F, M) \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) gemv_##name##_exact_##M(const Gemv g) { gemv<ExactProduct<F>, M, TILES, STAGES>(g); }
-#ifdef TUNE
-#define ONE(name, F) FAST(name, F, 1)
-ONE(q4_0, Q4_0) ONE(q4_k, Q4_K) ONE(q8_0, Q8_0) ONE(q6_k, Q6_K)
-#else
-#define ONE(name, F) FAST(name, F, 1) EXACT(name, F, 1) FAST(name, F, 4) FAST(name, F, 8) EXACT(name, F, 4)
-FOR_QUANTIZED(ONE)
-#endif
+
+#define GEMV(name, kind, Product, M, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##kind##_##M(const Gemv g) { gemv<Product, M, TILES, STAGES>(g); }
+// 64 registers, so that a block of the next kernel fits beside.
+#define FORMAT(name, F) \
+    GEMV(name, exact, ExactProduct<F>, 1, 1) GEMV(name, exact, ExactProduct<F>, 4, 1) \
+    GEMV(name, fast, IntProduct<F>, 1, 2) GEMV(name, fast, IntProduct<F>, 4, 1) GEMV(name, fast, IntProduct<F>, 8, 1)
+FOR_QUANTIZED(FORMAT)

@@ -1,14 +1,16 @@
 // The attention of Mega-S6: one head, inside fixed chunks of the sequence, with a position bias.
 //
 //   place(t) = (position + first + t) % chunk, the token's place in its chunk
-//   q[t] = silu(z[t]) gamma[0] + beta[0],   key[place(t)] = silu(z[t]) gamma[1] + beta[1],   value[place(t)] = silu(v[t])
+//   q[t] = silu(z[t]) gamma[0] + beta[0]
+//   key[place(t)] = silu(z[t]) gamma[1] + beta[1],   value[place(t)] = silu(v[t])
 //   score[t][s] = scale <q[t], key[s]> + <query_bias[place(t)], key_bias[s]>   for s <= place(t)
 //   out[t] = (sum over s of softmax(score[t])[s] value[s]) silu(r[t])
 //
-// A call to these kernels serves `rows` tokens of one chunk: place(0) + rows <= chunk. A longer text is cut where chunks begin. The keys and
-// values of the chunk so far are the layer's state, kept from call to call.
+// A call to these kernels serves `rows` tokens of one chunk: place(0) + rows <= chunk. A longer text is cut where
+// chunks begin. The keys and values of the chunk so far are the layer's state, kept from call to call.
 //
-//   position    one int64 in device memory: the place in the text of the first token of the forward pass; `first` counts tokens from there
+//   position    one int64 in device memory: where in the text the forward pass begins;
+//               `first` counts tokens from there
 //   z           (rows, z_dim) T, rows `z_stride` apart
 //   v, r, out   (rows, d) T, rows `*_stride` apart
 //   gamma, beta (2, z_dim) float32: of queries, of keys
@@ -16,7 +18,8 @@
 //   keys        (chunk, z_dim) T, values (chunk, d) T: the state
 //   query_bias, key_bias  (chunk, z_dim) float32
 //   scores      (rows, chunk) float32, rows `scores_stride` apart, a multiple of 4; scratch
-//   p           (rows, chunk) T, rows `p_stride` apart, a multiple of 8 (f32: 4), 16-byte aligned; scratch. May be `scores` for f32.
+//   p           (rows, chunk) T, rows `p_stride` apart, a multiple of 8 (f32: 4), 16-byte aligned; scratch. For f32 it
+//               may be `scores`.
 //
 //   In this order                      grid                                  block   dynamic shared bytes
 //   mega_prepare_T                     rows                                  256     none
@@ -30,8 +33,8 @@
 //
 // `reach` is place(0) + rows, or chunk where it is not known, as in a CUDA graph: blocks with nothing to do return.
 //
-// T is float32 (*_f32) or bf16 (*_bf16, products of scores and values on tensor cores). Any z_dim, d, chunk >= 1. Rows of values are copied 16 bytes
-// at a time where d is a multiple of 8 (f32: 4), else number by number.
+// T is float32 (*_f32) or bf16 (*_bf16, products of scores and values on tensor cores). Any z_dim, d, chunk >= 1. Rows
+// of values are copied 16 bytes at a time where d is a multiple of 8 (f32: 4), else number by number.
 #include "common.cuh"
 
 namespace {
@@ -56,7 +59,7 @@ INLINE void prepare(const T* z, int64_t z_stride, const T* v, int64_t v_stride, 
     for (int i = threadIdx.x; i < d; i += blockDim.x) store(values + i, silu(load(v + i)));
 }
 
-// ---- Many tokens -----------------------------------------------------------------------------------------------------------------
+// ---- Many tokens ----------------------------------------------------------------------------------------------
 
 constexpr int SCORE_TILE = 64;
 constexpr int SCORE_STEP = 32;
@@ -168,7 +171,8 @@ template <typename T> INLINE void store_gated(T* out, float sum, const T* r) { s
 
 // float32: a block of 4 warps owns 128 x 128 of out, a thread 8 rows (4 apart) and 4 times 4 columns (32 apart).
 //
-// A stage of shared memory is 16 columns of p (piece c of row t at c ^ (t / 2 % 4), as in gemm_f32.cu) and 16 rows of values.
+// A stage of shared memory is 16 columns of p (piece c of row t at c ^ (t / 2 % 4), as in gemm_f32.cu) and 16 rows of
+// values.
 constexpr int F32_STEP = 16;
 constexpr int F32_STAGE = 2 * VALUE_TILE * F32_STEP;
 constexpr int F32_STAGES = 3;
@@ -265,8 +269,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
 
 // bf16: a block of 4 warps owns 128 x 128 of out, a warp 64 x 64.
 //
-// A stage of shared memory is 64 columns of p, rows of 8 pieces of 16 bytes, and 64 rows of values, of 16 pieces; piece c of row t lies at
-// c ^ (t % 8).
+// A stage of shared memory is 64 columns of p, rows of 8 pieces of 16 bytes, and 64 rows of values, of 16 pieces; piece
+// c of row t lies at c ^ (t % 8).
 constexpr int BF16_STEP = 64;
 constexpr int BF16_STAGE = 2 * VALUE_TILE * BF16_STEP;
 constexpr int BF16_STAGES = 3;
@@ -365,7 +369,7 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
         }
 }
 
-// ---- One token -------------------------------------------------------------------------------------------------------------------
+// ---- One token ------------------------------------------------------------------------------------------------
 
 // A warp a key.
 template <typename T>

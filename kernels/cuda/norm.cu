@@ -1,4 +1,5 @@
-// Norms of the residual stream, alone or with the addition before them, and the gated norm per head of linear attention.
+// Norms of the residual stream, alone or with the addition before them, and the gated norm per head of linear
+// attention.
 //
 //   rms_norm:        out = x scale weight,                 scale = 1 / sqrt(mean(x^2) + eps)
 //   layer_norm:      out = (x - mean) scale weight + bias, scale = 1 / sqrt(mean((x - mean)^2) + eps)
@@ -10,18 +11,21 @@
 //   weight  (d) float32; for gated_head_norm (values), the same for all heads
 //   bias    (d) float32, or null; layer_norm only
 //   out     (L, d) T, rows `out_stride` apart; not x or y
-//   o, gate (L, heads * values) T, rows `o_stride`, `gate_stride` apart; out of gated_head_norm like them, and may be either
+//   o, gate (L, heads * values) T, rows `*_stride` apart; out of gated_head_norm like them, and may be either
 //
-// Instances *_f32 (T float32) and *_bf16 (T bf16). Those of float32 sum in float64 and round where the CPU's twin rounds: the scale, then
-// each product. Those of bf16 compute in float32.
+// Instances *_f32 (T float32) and *_bf16 (T bf16). Those of float32 sum in float64 and round where the CPU's twin
+// rounds: the scale, then each product. Those of bf16 compute in float32.
 //
-//   kernel                                        grid                      block                                      dynamic shared
-//   {rms,layer}_norm_T, add_{rms,layer}_norm_T    L                         a multiple of 32, 32 to 256; about d / 12    none
-//   gated_head_norm_T                             ceil(L * heads / 8)       256                                        none
+//   kernel                                       grid                  block
+//   {rms,layer}_norm_T, add_{rms,layer}_norm_T   L                     a multiple of 32, up to 256; best about d / 14
+//   gated_head_norm_T                            ceil(L * heads / 8)   256
 //
-// Any L, d, heads, values >= 1. Norms read 4 numbers at a time where d is a multiple of 4 and all matrices start, and have strides, at
-// multiples of 4 numbers; gated_head_norm 16 bytes at a time where values and all strides are multiples of that and all matrices start
-// 16-byte aligned; else one number at a time. A row is read from memory once up to d = 16 * block (values = 512), then twice or thrice.
+// No dynamic shared memory.
+//
+// Any L, d, heads, values >= 1. Norms read 4 numbers at a time where d is a multiple of 4 and all matrices start, and
+// have strides, at multiples of 4 numbers; gated_head_norm 16 bytes at a time where values and all strides are
+// multiples of that and all matrices start 16-byte aligned; else one number at a time. A row is read from memory once
+// up to d = 16 * block (values = 512), then twice or thrice.
 #include "common.cuh"
 
 namespace {
@@ -47,7 +51,8 @@ template <typename Sum> INLINE Sum block_sum(Sum x, Sum* partial) {
     return sum;
 }
 
-// A row spread over THREADS = blockDim.x or 32 threads, V adjacent numbers each in turn: the first ones kept, the rest read again in each pass.
+// A row spread over THREADS = blockDim.x or 32 threads, V adjacent numbers each in turn: the first ones kept, the rest
+// read again in each pass.
 template <int V> struct Row {
     float kept[KEPT / V][V];
 

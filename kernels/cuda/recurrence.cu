@@ -4,7 +4,7 @@
 //
 //   q, k   (L, heads * keys) T, rows `q_stride`, `k_stride` apart
 //   v      (L, heads * values) T, rows `v_stride` apart
-//   decay  (L, heads * keys) float32, rows `decay_stride` apart; a stride of 0 gives all tokens the same decay (retention)
+//   decay  (L, heads * keys) float32, rows `decay_stride` apart; 0: all tokens have the same decay (retention)
 //   o      (L, heads * values) T, rows `o_stride` apart; not one of the others
 //   state  (heads, keys, values) float32: S before the first token, replaced by S after the last
 //
@@ -19,15 +19,15 @@
 // Launch: grid (ceil(values / C), heads), block 128. Time is sequential; S lives in registers, spread over the chip.
 //
 //   outer_scan_chunked_bf16_{64,128,192,256}: the same arguments, chunks of 16 tokens as products on tensor cores. For
-//   many tokens (32 and more). Its roundings to bf16 inside add to those of the arguments. Decays below 1e-4 count as that.
+//   many tokens (32 and more). It also rounds to bf16 inside. Decays below 1e-4 count as that.
 //
-//   Launch: grid (ceil(values / 64), heads), block 256, dynamic shared bytes 49664, 80384, 111104, 141824.
+//   Launch: grid (ceil(values / 64), heads), block 256, dynamic shared bytes 50688, 76800, 102912, 129024.
 //
 // Any L, heads, values >= 1 and keys from 1 to the instance's. Rows are copied 16 bytes at a time where a matrix starts
 // 16-byte aligned and its stride and a head's channels are multiples of 16 bytes, else number by number.
 //
-// In the sequential kernels a token's o is summed over a thread's keys in ascending order, then over 16 threads as a tree:
-// the same bits however a sequence is cut into calls.
+// In the sequential kernels a token's o is summed over a thread's keys in ascending order, then over 16 threads as a
+// tree: the same bits however a sequence is cut into calls.
 #include "common.cuh"
 
 namespace {
@@ -54,7 +54,8 @@ INLINE void copy_rows(T* shared, const T* rows, int64_t stride, int tokens, int 
     }
 }
 
-// TURN tokens: S of a lane's keys and N value channels, of which `valid` exist, and the lane's part of o. Rows of v have COLUMNS numbers.
+// TURN tokens: S of a lane's keys and N value channels, of which `valid` exist, and the lane's part of o. Rows of v
+// have COLUMNS numbers.
 template <typename T, int GROUPS, int N, int TURN, int COLUMNS>
 INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* decay, const T* v, float scale, T* o,
                  int64_t o_stride, int r, int valid) {
@@ -81,8 +82,8 @@ INLINE void step(float (&s)[GROUPS][4][N], const T* q, const T* k, const float* 
                 }
         }
     }
-    // Sum over the 16 lanes of the keys, the same tree for any TURN: first whole, then each time half of the sums go to the other lane, so
-    // that lane r is left with sum r % (N TURN).
+    // Sum over the 16 lanes of the keys, the same tree for any TURN: first whole, then each time half of the sums go to
+    // the other lane, so that lane r is left with sum r % (N TURN).
 #pragma unroll
     for (int level = 0; level < 4; ++level) {
         const int d = 8 >> level;
@@ -203,25 +204,27 @@ INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, con
         }
 }
 
-// ---- Many tokens on tensor cores ---------------------------------------------------------------------------------------------------
+// ---- Many tokens on tensor cores -------------------------------------------------------------------------------
 
 // Tokens of a chunk: the depth of a matrix instruction.
 constexpr int CHUNK = 16;
 constexpr int CHUNK_THREADS = 256;
-// Smaller decays count as this, which is as good as forgetting for a result in bf16; products of 8 and their inverses stay finite.
+// Smaller decays count as this, which is as good as forgetting for a result in bf16; products of 8 and their inverses
+// stay finite.
 constexpr float LEAST_DECAY = 1e-4f;
 
 // With b_t the product of a key's decays of tokens 1 .. t of a chunk, and m its 8th token:
 //
 //   q'_t = q_t b_t / b_m,   k'_t = k_t b_m / b_t,   S' = b_m S before the chunk
-//   o_t = scale (S'^T q'_t + sum over s <= t of <q'_t, k'_s> v_s),   S after it = (b_16 / b_m) (S' + sum over s of k'_s v_s^T)
+//   o_t = scale (S'^T q'_t + sum over s <= t of <q'_t, k'_s> v_s)
+//   S after it = (b_16 / b_m) (S' + sum over s of k'_s v_s^T)
 //
-// so that a chunk is four matrix products: q' S', q' k'^T, its lower triangle times v, and k'^T v added to S'. The factors are relative to the
-// middle to keep both q' and k' far from overflow.
+// so that a chunk is four matrix products: q' S', q' k'^T, its lower triangle times v, and k'^T v added to S'. The
+// factors are relative to the middle to keep both q' and k' far from overflow.
 //
-// 8 warps share VALUES = 16 V value channels: a warp has 16 of them and one of 8 / V parts of the keys. It holds S'^T as matrix
-// accumulators (value, key), which are laid out as the right operand of q' S' needs them. Its part of o goes to shared memory, where the
-// parts are added in order.
+// 8 warps share VALUES = 16 V value channels: a warp has 16 of them and one of 8 / V parts of the keys. It holds S'^T
+// as matrix accumulators (value, key), which are laid out as the right operand of q' S' needs them. Its part of o goes
+// to shared memory, where the parts are added in order.
 //
 // Iteration c: fetch chunk c + 2, store o of c - 1, scale c + 1 to q' and k', multiply c. One barrier.
 template <int KEYS, int V> struct Chunked {

@@ -51,7 +51,8 @@ template <class F> INLINE void repack(const uint8_t* blocks, int k, int count, i
 }
 
 #define REPACK(name, F) \
-    extern "C" __global__ void __launch_bounds__(256) repack_##name(const uint8_t* blocks, int k, int count, int first, int step, uint8_t* out) { \
+    extern "C" __global__ void __launch_bounds__(256) repack_##name( \
+        const uint8_t* blocks, int k, int count, int first, int step, uint8_t* out) { \
         repack<F>(blocks, k, count, first, step, out); \
     }
 FOR_QUANTIZED(REPACK)

@@ -36,20 +36,9 @@
 // of 132 SMs.
 #include "common.cuh"
 
-#ifndef SCAN_SLOTS
-#define SCAN_SLOTS 8
-#endif
-#ifndef SCAN_EIGHTS
-#define SCAN_EIGHTS 1
-#endif
-#ifndef SCAN_WARPS
-#define SCAN_WARPS 3
-#endif
-#ifndef SCAN_CTAS
-#define SCAN_CTAS 5
-#endif
-
 constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
+// Fast mode, up to 16 states: warps of a CTA, eights of steps in a segment, segments of a warp under way.
+constexpr int FAST_WARPS = 3, FAST_EIGHTS = 1, FAST_SLOTS = 8;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 constexpr float NO_STEP = -1e30f; // softplus of it is 0, whatever the bias
 
@@ -101,10 +90,10 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     using Math = Numerics<T>;
     constexpr bool FAST = sizeof(T) == 2;
     // Items of a warp under way: one used, one scanned, one prepared, the others arriving.
-    constexpr int SLOTS = FAST && BLOCKS == 1 ? SCAN_SLOTS : 4;
+    constexpr int SLOTS = FAST && BLOCKS == 1 ? FAST_SLOTS : 4;
     // Eights of steps in a segment.
-    constexpr int EIGHTS = FAST && BLOCKS == 1 ? SCAN_EIGHTS : 1, SEGMENT = EIGHTS * STEPS;
-    constexpr int WARPS = FAST && BLOCKS == 1 ? SCAN_WARPS : 3;
+    constexpr int EIGHTS = FAST && BLOCKS == 1 ? FAST_EIGHTS : 1, SEGMENT = EIGHTS * STEPS;
+    constexpr int WARPS = FAST && BLOCKS == 1 ? FAST_WARPS : 3;
     // One object, so that its address is computed once.
     __shared__ struct {
         Arrived<T> arrivals[WARPS][SLOTS][EIGHTS];
@@ -447,6 +436,6 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         scan<T, BLOCKS>(u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, length, channels, states);   \
     }
 SCAN(scan_f32, float, 1, 96, 5)
-SCAN(scan_bf16, bf16_t, 1, 32 * SCAN_WARPS, SCAN_CTAS)
+SCAN(scan_bf16, bf16_t, 1, 96, 5)
 SCAN(scan_wide_f32, float, 0, 96, 2)
 SCAN(scan_wide_bf16, bf16_t, 0, 96, 2)

@@ -143,6 +143,10 @@ pub trait Backend: Sized {
     fn zeros(&self, len: usize) -> Result<Self::Vector>;
     /// Stacks maps that have the same input.
     fn stack<'a>(&self, maps: Vec<Map<'a>>) -> Result<Self::Linear<'a>>;
+    /// Stacks a gate and what it gates, for [`Backend::project_gated`] alone.
+    fn stack_gated<'a>(&self, gate: Map<'a>, up: Map<'a>) -> Result<Self::Linear<'a>> {
+        self.stack(vec![gate, up])
+    }
     /// A selective scan of A (d_inner, d_state) and D (d_inner), its step sizes from `dt` (d_inner, dt_rank).
     fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Self::Scan<'a>>;
     /// The state of a scan before the first token.
@@ -174,7 +178,7 @@ pub trait Backend: Sized {
     fn project_logits(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
         self.project(norm, w, r)
     }
-    /// `silu(gate) * up` of `norm(r)`, gate and up stacked in `w`: (tokens, half its outputs).
+    /// `silu(gate) * up` of `norm(r)`, gate and up from [`Backend::stack_gated`]: (tokens, half its outputs).
     fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows>;
     /// `r += x W^T + b`.
     fn add_linear(&self, w: &Self::Linear<'_>, x: &Self::Rows, r: &mut Self::Rows) -> Result<()>;

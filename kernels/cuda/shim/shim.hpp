@@ -563,4 +563,3 @@ template <int N> INLINE void wgmma(float (&d)[N / 2], WgmmaMatrix a, WgmmaMatrix
 template <int N> INLINE void wgmma_rows(float (&d)[N / 2], const uint32_t* a, WgmmaMatrix b) {
     shim::product_begin({shim::wgmma_warp<N>, a, nullptr, b.start, 0, b.slab, nullptr, 0, true}, d, N / 2);
 }
-INLINE uint32_t take_ticket(uint32_t* p) { return atomicAdd(p, 1u); }

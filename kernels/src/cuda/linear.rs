@@ -36,6 +36,8 @@ pub struct Run {
     pub weights: Block,
     /// Per row.
     pub bias: Option<Vector>,
+    /// Rows of two matrices take turns; their outputs do not.
+    pub interleaved: bool,
 }
 
 /// Where a product goes.
@@ -63,6 +65,21 @@ impl<'r> Into<'r> {
     }
 }
 
+/// Stacks a gate and what it gates. Quantized ones interleave their rows, so that the kernels for few tokens have both
+/// rows of an output at hand.
+pub fn load_gated(cuda: &Cuda, gate: Map<'_>, up: Map<'_>) -> Result<Linear> {
+    let format = gate.weight.format;
+    let alike = up.weight.format == format && up.weight.rows() == gate.weight.rows();
+    if !alike || !format.is_quantized() || gate.bias.is_some() || up.bias.is_some() {
+        return load(cuda, vec![gate, up]);
+    }
+    let (half, cols) = (gate.weight.rows(), gate.weight.cols());
+    let weights = gemv::repack(cuda, format, &[gate.weight, up.weight], true)?;
+    let rows = 2 * half;
+    let run = Run { format, rows, cols, stride: cols, first: 0, weights, bias: None, interleaved: true };
+    Ok(Linear { runs: vec![run], inputs: cols, outputs: rows })
+}
+
 /// Stacks maps; neighbours of one format become one run.
 pub fn load(cuda: &Cuda, maps: Vec<Map<'_>>) -> Result<Linear> {
     let inputs = maps[0].weight.cols();
@@ -86,7 +103,7 @@ pub fn load(cuda: &Cuda, maps: Vec<Map<'_>>) -> Result<Linear> {
         };
         let weights: Vec<Tensor<'_>> = maps.into_iter().map(|m| m.weight).collect();
         let (weights, stride) = upload(cuda, format, &weights)?;
-        runs.push(Run { format, rows, cols: inputs, stride, first, weights, bias });
+        runs.push(Run { format, rows, cols: inputs, stride, first, weights, bias, interleaved: false });
         first += rows;
     }
     Ok(Linear { runs, inputs, outputs: first })
@@ -104,7 +121,7 @@ fn device_format(mode: Mode, format: Format) -> Format {
 fn upload(cuda: &Cuda, format: Format, tensors: &[Tensor<'_>]) -> Result<(Block, usize)> {
     let cols = tensors[0].cols();
     if format.is_quantized() {
-        return Ok((gemv::repack(cuda, format, tensors)?, cols));
+        return Ok((gemv::repack(cuda, format, tensors, false)?, cols));
     }
     let bytes = if format == Format::F32 { 4 } else { 2 };
     let stride = cols.next_multiple_of(16 / bytes);
@@ -149,18 +166,17 @@ pub fn add(cuda: &Cuda, w: &Linear, x: &Rows, r: &Rows) -> Result<()> {
 
 /// `silu(gate) * up`.
 pub fn gated(cuda: &Cuda, w: &Linear, norm: &NormWeights<Cuda>, r: &Rows) -> Result<Rows> {
-    if let [run] = w.runs.as_slice()
-        && gemv::takes(cuda, r.rows, run, true)
-    {
+    if let [run] = w.runs.as_slice() {
         let y = cuda.new_rows(r.rows, w.outputs / 2)?;
-        gemv::gated(cuda, run, norm, r, &y)?;
-        return Ok(y);
+        if gemv::gated(cuda, run, norm, r, &y)? {
+            return Ok(y);
+        }
     }
     elementwise::gated_halves(cuda, &apply(cuda, w, Some(norm), r)?)
 }
 
 fn product(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Cuda>>, x: &Rows, into: Into<'_>) -> Result<()> {
-    let few = w.runs.iter().all(|run| gemv::takes(cuda, x.rows, run, false));
+    let few = w.runs.iter().all(|run| gemv::takes(cuda, x.rows, run));
     let normed = match norm {
         Some(norm) if !few => Some(norm::apply(cuda, norm, x)?),
         _ => None,

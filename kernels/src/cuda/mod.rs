@@ -163,6 +163,10 @@ impl Backend for Cuda {
         linear::load(self, maps)
     }
 
+    fn stack_gated<'a>(&self, gate: Map<'a>, up: Map<'a>) -> Result<Linear> {
+        linear::load_gated(self, gate, up)
+    }
+
     fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Scan> {
         scan::load(self, dt, a, d)
     }

@@ -13,7 +13,7 @@ pub fn apply(cuda: &Cuda, norm: &NormWeights<Cuda>, x: &Rows) -> Result<Rows> {
         return apply(cuda, norm, &super::elementwise::copied(cuda, x, Kind::F32)?);
     }
     let out = cuda.new_rows(x.rows, x.cols)?;
-    let how = Launch::blocks(x.rows, (x.cols / 12).next_multiple_of(32).clamp(32, 1024));
+    let how = Launch::blocks(x.rows, (x.cols / 12).next_multiple_of(32).clamp(32, 256));
     let (weight, eps, cols) = (norm.weight.ptr(), norm.norm.eps, x.cols as i32);
     let (x_stride, out_stride) = (x.stride as i64, out.stride as i64);
     match norm.norm.kind {

@@ -15,7 +15,8 @@ impl<'a, B: Backend> SwiGlu<'a, B> {
     pub fn load(_: &mixers::SwiGlu, loader: &Loader<'a, '_, B>) -> Result<Self> {
         let [gate, up, down] =
             if loader.is_mlp() { ["ffn_gate", "ffn_up", "ffn_down"] } else { ["mix_gate", "mix_up", "mix_down"] };
-        Ok(SwiGlu { gate_up: loader.stack(&[gate, up])?, down: loader.linear(down)? })
+        let gate_up = loader.backend.stack_gated(loader.map(gate)?, loader.map(up)?)?;
+        Ok(SwiGlu { gate_up, down: loader.linear(down)? })
     }
 
     pub fn start(&self, _: &B) -> Result<()> {

@@ -294,7 +294,7 @@ fn projections<B: Backend>(ops: &B) -> Outcome {
 
             let (gate, gate_weight, _) = numbers.map(n, k, format, false);
             let (up, up_weight, _) = numbers.map(n, k, format, false);
-            let out = ops.project_gated(&norm, &ops.stack(vec![gate, up]).unwrap(), &r).unwrap();
+            let out = ops.project_gated(&norm, &ops.stack_gated(gate, up).unwrap(), &r).unwrap();
             let gates = plain::linear(&x, &gate_weight, None).map(plain::silu);
             let truth = gates.zip(&plain::linear(&x, &up_weight, None), |g, u| g * u);
             let gated_kind = if kind == Kind::Plain { Kind::Chained } else { kind };
