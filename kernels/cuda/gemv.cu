@@ -25,7 +25,7 @@
 //   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 288, fast q4_1, q4_k, q5_k 320
 //   ROWS   quantized 4, plain numbers 1;   capacity = (each + 1) * (quantized 4; plain numbers 1, with a gate 2)
 //   warps S P TILE + M tiles X + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS)
-//   S = 5, P = 2 for all kernels
+//   S = 5, P = 1 for all kernels: more would be faster alone, but then the next kernel of a chain finds no room beside
 // Where that passes what a block may have (k very long, M = 8) take fewer threads or fewer tokens a launch.
 //
 // Limits: units per block times tiles < 2^20. The order of sums depends on blocks, threads, n and k alone.

@@ -20,7 +20,7 @@ enum { X_F32 = 0, X_BF16 = 1, X_RMS_NORM = 2, X_LAYER_NORM = 3 };
 enum { Y_F32 = 0, Y_BF16 = 1, Y_ADD_F32 = 2, Y_GLU_F32 = 3, Y_GLU_BF16 = 4 };
 
 // Stages of a warp's ring, and tiles of a stage.
-constexpr int STAGES = 5, TILES = 2;
+constexpr int STAGES = 5, TILES = 1;
 
 // The argument of every kernel; gemv.cu says what is what.
 struct Gemv {

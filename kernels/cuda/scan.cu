@@ -38,7 +38,7 @@
 
 constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
 // Fast mode, up to 16 states: warps of a CTA, eights of steps in a segment, segments of a warp under way.
-constexpr int FAST_WARPS = 3, FAST_EIGHTS = 1, FAST_SLOTS = 8;
+constexpr int FAST_WARPS = 3, FAST_EIGHTS = 1, FAST_SLOTS = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 constexpr float NO_STEP = -1e30f; // softplus of it is 0, whatever the bias
 

@@ -136,7 +136,7 @@ impl Argument for Gemv {}
 
 /// Stages of a warp's ring of weights, and tiles of a stage.
 const STAGES: usize = 5;
-const TILES: usize = 2;
+const TILES: usize = 1;
 
 /// Which kernel takes a run, and how it is launched.
 struct Kernel {

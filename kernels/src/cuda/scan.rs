@@ -5,7 +5,7 @@ use super::linear::{self, Linear};
 use super::rows::{Rows, Vector};
 use super::{Cuda, DeviceError};
 use crate::Result;
-use crate::backend::{Backend, Map};
+use crate::backend::{Backend, Map, Mode};
 use tamborim_quant::Format;
 
 /// States of a channel that the kernels take.
@@ -35,6 +35,10 @@ pub fn load(cuda: &Cuda, mut dt: Map<'_>, a: Vec<f32>, d: Vec<f32>) -> Result<Sc
     let states = a.len().checked_div(channels).unwrap_or(0);
     if states > MAX_STATES {
         return Err(DeviceError::Unsupported { what: "states of a channel", limit: MAX_STATES, found: states }.into());
+    }
+    // A step reads plain numbers, and dt's matrix is a hundredth of a layer: what 8 bits hold, bfloat16 nearly does.
+    if cuda.mode == Mode::Fast && dt.weight.format.is_quantized() {
+        dt.weight = dt.weight.recode(Format::Bf16, None).map_err(|e| crate::Error::Source(e.into()))?;
     }
     let dt_bias = dt.bias.take().unwrap_or_else(|| vec![0.0; channels]);
     Ok(Scan {
