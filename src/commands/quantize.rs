@@ -1,14 +1,15 @@
 use crate::cli::Quantize;
 use crate::device::Mode;
 use crate::output::{bytes, table};
-use crate::pipeline::quantize::{Plan, Rule, open_calibration};
+use crate::pipeline::calibrate::open_calibration;
+use crate::pipeline::quantize::{Plan, Rule};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
-    let calibration = args.calibration.as_deref().map(open_calibration).transpose()?;
+    let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
     let plan = match (args.to, args.target_bpw, &calibration) {
         (_, Some(target), Some(calibration)) => {
             Plan::within(&model, target, &rules, calibration, &args.device.open(Mode::Exact)?)?

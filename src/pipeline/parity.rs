@@ -178,9 +178,7 @@ fn by_tensor(
             total += f64::from(*a).powi(2);
         }
         let moments = calibration.map(|c| c.moments(&spec.name)).transpose()?.flatten();
-        let output_error = moments
-            .filter(|m| m.width == b.cols())
-            .map(|m| Hessian::damped(&m, 0.0).output_error(&a, &rounded).max(0.0).sqrt());
+        let output_error = moments.map(|m| Hessian::damped(&m, 0.0).output_error(&a, &rounded).max(0.0).sqrt());
         rows.push(TensorError {
             name: spec.name.clone(),
             r#type: b.format.name().to_owned(),

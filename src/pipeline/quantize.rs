@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
 use std::path::Path;
-use tamborim_converters::gguf::{CalibrationFile, GgufFile};
+use tamborim_converters::gguf::CalibrationFile;
 use tamborim_model::TensorSpec;
 use tamborim_quant::{Calibration, Choice, Effort, Format, Hessian, Recipe, Tensor, allocate};
 
@@ -47,11 +47,6 @@ fn refuse_idle(model: &OpenModel, rules: &[Rule]) -> Result<()> {
             Err(format!("--rule {pattern}: expected a pattern that matches a tensor's name, found none").into())
         }
     }
-}
-
-/// Opens a calibration, or an importance matrix of llama.cpp.
-pub fn open_calibration(path: &Path) -> Result<CalibrationFile> {
-    Ok(CalibrationFile::new(GgufFile::open(path)?)?)
 }
 
 /// A tensor's row of the plan.
