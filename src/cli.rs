@@ -173,14 +173,24 @@ pub struct Quantize {
     pub output: Option<PathBuf>,
     /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q5_k, q4_k, q5_0, q4_1, q4_0,
     /// iq4_nl, iq4_xs, f16, bf16, f32
-    #[arg(long, value_name = "TYPE")]
-    pub to: Recipe,
+    #[arg(long, value_name = "TYPE", required_unless_present = "target_bpw", conflicts_with = "target_bpw")]
+    pub to: Option<Recipe>,
+    /// Choose each tensor's type by what it was measured to cost, so that the whole file takes at most this many bits per
+    /// weight; needs a calibration
+    #[arg(long, value_name = "X")]
+    pub target_bpw: Option<f64>,
+    /// Round for the inputs that the model's maps have: a file of `tamborim calibrate`; of an importance matrix of llama.cpp
+    /// the weights count
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
     /// Give the tensors whose name matches another type; the first rule that matches wins
     #[arg(long = "rule", value_name = "REGEX=TYPE")]
     pub rules: Vec<String>,
     /// Print the plan, write nothing
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     #[command(flatten)]
     pub open: Open,
 }
@@ -210,6 +220,9 @@ pub struct Verify {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+    /// Report what of each map's output rounding takes away, by this calibration
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
     /// Fail (exit code 1) if the mean KL divergence is above this, in nats
     #[arg(long, value_name = "X")]
     pub max_kld: Option<f64>,

@@ -21,6 +21,11 @@ impl Progress {
         Progress::new(what, total, "{msg:>12} [{bar:30}] {pos}/{len} tokens, {per_sec}, {eta} left")
     }
 
+    /// A job of `total` parts.
+    pub fn items(what: &str, total: u64) -> Progress {
+        Progress::new(what, total, "{msg:>12} [{bar:30}] {pos}/{len}, {eta} left")
+    }
+
     fn new(what: &str, total: u64, template: &str) -> Progress {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

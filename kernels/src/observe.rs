@@ -19,7 +19,7 @@ const HEADS: [&str; 2] = ["token_embd.weight", "output.weight"];
 /// Sums `x x^T` over all tokens x that maps are applied to, a matrix for each distinct input.
 ///
 /// Every backend can be observed: activations are read back and multiplied on the CPU. The sums are those of products of
-/// float32 numbers summed in float32 over [`gram::TOKENS`] tokens, in float64 over a chunk, and exactly beyond ([`Sums`]):
+/// float32 numbers summed in float32 over `gram::TOKENS` tokens, in float64 over a chunk, and exactly beyond ([`Sums`]):
 /// they depend on where windows and chunks begin, not on their order nor on the number of threads.
 pub struct Observed<B> {
     inner: B,

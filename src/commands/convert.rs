@@ -1,6 +1,6 @@
 use crate::cli::{Convert, Dtype};
 use crate::output::bytes;
-use crate::pipeline::write::{Written, write_gguf, write_safetensors};
+use crate::pipeline::write::{Written, nearest, write_gguf, write_safetensors};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use tamborim_model::TensorSpec;
@@ -12,7 +12,7 @@ pub fn run(args: &Convert) -> Result<Outcome> {
     let extension = args.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let choose = |spec: &TensorSpec| chosen(args.dtype, &model, spec);
     let Written { bytes: written, seconds } = match extension {
-        "gguf" => write_gguf(&model, &args.output, "convert", choose)?,
+        "gguf" => write_gguf(&model, &args.output, "convert", choose, nearest)?,
         "safetensors" => write_safetensors(&model, &args.output, choose)?,
         _ => {
             let output = args.output.display();

@@ -1,11 +1,11 @@
 use crate::cli::{Demo, Open};
 use crate::commands::generate::generate;
-use crate::commands::quantize::Plan;
 use crate::data::Tokens;
 use crate::output::{bytes, table};
 use crate::pipeline::parity::compare;
+use crate::pipeline::quantize::Plan;
 use crate::pipeline::report::Thresholds;
-use crate::pipeline::write::write_gguf;
+use crate::pipeline::write::{nearest, write_gguf};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use tamborim_converters::AtomicFile;
@@ -39,13 +39,14 @@ pub fn run(args: &Demo) -> Result<Outcome> {
     let open = |name: &str| OpenModel::open(&folder.join(name), &Open::default());
     let checkpoint = open("checkpoint.pth")?;
     step(&format!("convert {} -o {}", at("checkpoint.pth"), at("samba.gguf")));
-    write_gguf(&checkpoint, &folder.join("samba.gguf"), "convert", |spec| {
+    let format = |spec: &tamborim_model::TensorSpec| {
         if spec.role.is_linear() { checkpoint.source().format(spec) } else { Ok(tamborim_quant::Format::F32) }
-    })?;
+    };
+    write_gguf(&checkpoint, &folder.join("samba.gguf"), "convert", format, nearest)?;
     let reference = open("samba.gguf")?;
     for (recipe, name) in [(Recipe::Int8, "samba-int8.gguf"), (Recipe::Int4, "samba-int4.gguf")] {
         step(&format!("quantize {} --to {recipe} -o {}", at("samba.gguf"), at(name)));
-        Plan::new(&reference, recipe, &[]).write(&reference, &folder.join(name))?;
+        Plan::new(&reference, recipe, &[])?.write(&reference, &folder.join(name), None)?;
     }
     let page = [folder.join("page.txt")];
     let tokens = Tokens::read(&page, usize::MAX, || reference.tokenizer())?;
@@ -54,7 +55,7 @@ pub fn run(args: &Demo) -> Result<Outcome> {
         step(&format!("verify {} {} --data {} --context {CONTEXT}", at("samba.gguf"), at(name), at("page.txt")));
         let candidate = open(name)?;
         let thresholds = Thresholds { max_kld: None, min_top1: None, max_ppl_ratio: None };
-        let r = compare(&Cpu, &reference, &candidate, &tokens, CONTEXT, thresholds)?;
+        let r = compare(&Cpu, &reference, &candidate, &tokens, CONTEXT, thresholds, None)?;
         let mut row = size_row(&candidate)?;
         row.truncate(3);
         row.extend([

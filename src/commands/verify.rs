@@ -2,6 +2,7 @@ use crate::cli::Verify;
 use crate::data::Tokens;
 use crate::device::{Mode, on_device};
 use crate::output::{bytes, table};
+use crate::pipeline::calibrate::open_calibration;
 use crate::pipeline::parity::compare;
 use crate::pipeline::report::{Report, Thresholds, Verdict};
 use crate::source::OpenModel;
@@ -16,8 +17,9 @@ pub fn run(args: &Verify) -> Result<Outcome> {
     let limit = if args.tokens == 0 { usize::MAX } else { args.tokens.saturating_add(1) };
     let tokens = Tokens::read(&args.data, limit, || reference.tokenizer().or_else(|_| candidate.tokenizer()))?;
     let thresholds = Thresholds { max_kld: args.max_kld, min_top1: args.min_top1, max_ppl_ratio: args.max_ppl_ratio };
+    let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &reference)).transpose()?;
     let report = on_device!(args.device.open(Mode::Exact)?, |backend| {
-        compare(&backend, &reference, &candidate, &tokens, args.context, thresholds)
+        compare(&backend, &reference, &candidate, &tokens, args.context, thresholds, calibration.as_ref())
     })?;
     let json = serde_json::to_string_pretty(&report)?;
     if let Some(folder) = &args.report {

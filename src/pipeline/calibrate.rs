@@ -166,3 +166,26 @@ pub fn merge(files: &[PathBuf], output: &Path) -> Result<Facts> {
     writer.finish()?;
     Ok(facts)
 }
+
+/// Opens a calibration or importance matrix and checks that its inputs are those of `model`. One made of other numbers, say
+/// those of an earlier checkpoint, is used all the same, and it is said.
+pub fn open_calibration(path: &Path, model: &OpenModel) -> Result<CalibrationFile> {
+    let file = CalibrationFile::new(GgufFile::open(path)?)?;
+    let specs = model.source().plan().tensors();
+    for Input { maps, width, .. } in &file.facts().inputs {
+        for map in maps {
+            let found = match specs.iter().find(|s| s.name == *map && s.role.is_linear()) {
+                Some(spec) if spec.shape.last() == Some(width) => continue,
+                Some(spec) => format!("{:?}", spec.shape),
+                None => "no such map".to_owned(),
+            };
+            let (path, model) = (path.display(), model.path().display());
+            return Err(format!("{path}: {map}: expected a map of {width} inputs in {model}, found {found}").into());
+        }
+    }
+    let made_of = &file.facts().model;
+    if !made_of.is_empty() && *made_of != fingerprint(model.source())? {
+        eprintln!("{}: made of other numbers than those of {}", path.display(), model.path().display());
+    }
+    Ok(file)
+}

@@ -3,6 +3,8 @@
 pub mod calibrate;
 pub mod fingerprint;
 pub mod parity;
+pub mod quantize;
 pub mod report;
 pub mod sampling;
+pub mod sensitivity;
 pub mod write;

@@ -5,9 +5,10 @@ use crate::Result;
 use crate::data::Tokens;
 use crate::progress::Progress;
 use crate::source::OpenModel;
+use tamborim_converters::gguf::CalibrationFile;
 use tamborim_kernels::parity::{Distance, summarize};
 use tamborim_kernels::{Backend, Logits, Model, State};
-use tamborim_quant::TensorSource;
+use tamborim_quant::{Calibration, Hessian, TensorSource};
 
 /// Runs both models over windows of `context` tokens and sums up. `tokens` holds one more than there are positions.
 pub fn compare<B: Backend>(
@@ -17,6 +18,7 @@ pub fn compare<B: Backend>(
     tokens: &Tokens,
     context: usize,
     thresholds: Thresholds,
+    calibration: Option<&CalibrationFile>,
 ) -> Result<Report> {
     let vocab_size = shared_vocabulary(reference, candidate)?;
     let positions = tokens.ids.len().saturating_sub(1);
@@ -56,7 +58,7 @@ pub fn compare<B: Backend>(
         fast_mode,
         by_domain: by_domain(&all, tokens),
         by_position: by_position(&all, context),
-        by_tensor: by_tensor(reference.source(), candidate.source())?,
+        by_tensor: by_tensor(reference.source(), candidate.source(), calibration)?,
         thresholds,
         verdict: if missed.is_empty() { Verdict::Pass } else { Verdict::Fail },
         missed,
@@ -191,7 +193,11 @@ fn by_position(all: &[Distance], context: usize) -> Vec<PositionBucket> {
 }
 
 /// Relative error of every linear map that both models have.
-fn by_tensor(reference: &dyn TensorSource, candidate: &dyn TensorSource) -> Result<Vec<TensorError>> {
+fn by_tensor(
+    reference: &dyn TensorSource,
+    candidate: &dyn TensorSource,
+    calibration: Option<&CalibrationFile>,
+) -> Result<Vec<TensorError>> {
     let mut rows = Vec::new();
     let (specs, twins) = (candidate.plan().tensors(), reference.plan().tensors());
     for spec in specs.iter().filter(|s| s.role.is_linear()) {
@@ -201,15 +207,19 @@ fn by_tensor(reference: &dyn TensorSource, candidate: &dyn TensorSource) -> Resu
         let b = candidate.read(spec)?;
         let a = reference.read(twin)?.to_f32();
         let (mut error, mut total) = (0.0f64, 0.0f64);
-        for (a, b) in a.iter().zip(b.to_f32()) {
-            error += (f64::from(*a) - f64::from(b)).powi(2);
+        let rounded = b.to_f32();
+        for (a, b) in a.iter().zip(&rounded) {
+            error += (f64::from(*a) - f64::from(*b)).powi(2);
             total += f64::from(*a).powi(2);
         }
+        let moments = calibration.map(|c| c.moments(&spec.name)).transpose()?.flatten();
+        let output_error = moments.map(|m| Hessian::damped(&m, 0.0).output_error(&a, &rounded).max(0.0).sqrt());
         rows.push(TensorError {
             name: spec.name.clone(),
             r#type: b.format.name().to_owned(),
             bits_per_weight: b.format.bits_per_weight(),
             relative_error: if error == 0.0 { 0.0 } else { (error / total).sqrt() },
+            output_error,
         });
     }
     Ok(rows)

@@ -49,6 +49,9 @@ pub struct TensorError {
     pub bits_per_weight: f64,
     /// Root of the summed squared difference over the reference's summed squares.
     pub relative_error: f64,
+    /// Root of the share of the output's energy, over the calibration's inputs, that the difference takes away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
 }
 
 /// How far the device's fast mode is from its exact one, on the candidate and the same text: what is not quantization's

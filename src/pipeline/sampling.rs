@@ -17,8 +17,8 @@ const SHARES: [(&str, usize); 7] = [
     ("RedPajamaStackExchange", 33),
 ];
 
-/// Documents passed over are kept, as long as they have at most this many bytes for each token wanted: about twice the
-/// text that could be needed.
+/// Documents passed over are kept as long as those of their set have at most this many bytes for each token wanted: about
+/// twice the text that could be needed.
 const KEPT: usize = 8;
 /// Reading ends where so many bytes for each token wanted were passed over: what is missing by then is not there.
 const PASSED: usize = 64;
@@ -35,7 +35,7 @@ pub fn proportional(
 ) -> Result<Tokens> {
     let missing = shares(n, |_| true);
     let mut draw = Draw { missing, tokens: Tokens::new(), encoder: Encoder::new(tokenizer), context };
-    let (mut kept, mut kept_bytes, mut passed_bytes) = (Vec::new(), 0usize, 0usize);
+    let (mut kept, mut kept_bytes, mut passed_bytes) = (Vec::new(), [0usize; SHARES.len() + 1], 0usize);
     for document in read_all(files.to_vec()) {
         let Some(left) = draw.take(document?)? else { continue };
         let bytes = match &left.content {
@@ -43,8 +43,9 @@ pub fn proportional(
             Content::Tokens(ids) => 4 * ids.len(),
         };
         passed_bytes = passed_bytes.saturating_add(bytes);
-        if kept_bytes < n.saturating_mul(KEPT) {
-            kept_bytes += bytes;
+        let kept_bytes = &mut kept_bytes[set_of(&left).unwrap_or(SHARES.len())];
+        if *kept_bytes < n.saturating_mul(KEPT) {
+            *kept_bytes += bytes;
             kept.push(left);
         }
         if draw.missing() == 0 || passed_bytes > n.saturating_mul(PASSED) {

@@ -24,12 +24,14 @@ pub struct Written {
     pub seconds: f64,
 }
 
-/// Writes `model` as GGUF with the format that `choose` gives each tensor. The file appears whole or not at all.
+/// Writes `model` as GGUF with the format that `choose` gives each tensor, into which `encode` puts those that are in
+/// another. The file appears whole or not at all.
 pub fn write_gguf(
     model: &OpenModel,
     output: &Path,
     what: &str,
     choose: impl Fn(&TensorSpec) -> Result<Format> + Sync,
+    encode: impl Fn(&TensorSpec, &Tensor<'_>, Format) -> Result<Tensor<'static>>,
 ) -> Result<Written> {
     refuse_overwriting(model, output)?;
     let source = model.source();
@@ -84,8 +86,7 @@ pub fn write_gguf(
         for (spec, format) in specs.iter().zip(&formats) {
             let made = source.read(spec).and_then(|t| match t.format == *format {
                 true => Ok(t),
-                false => t
-                    .recode(*format, None)
+                false => encode(spec, &t, *format)
                     .map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into()),
             });
             match made.map(|t| architecture.store(source.plan(), spec, t)) {
@@ -106,6 +107,11 @@ pub fn write_gguf(
         making.and(written)
     })?;
     Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
+}
+
+/// The encoding that knows nothing but the numbers.
+pub fn nearest(_: &TensorSpec, tensor: &Tensor<'_>, to: Format) -> Result<Tensor<'static>> {
+    Ok(tensor.recode(to, None)?)
 }
 
 /// The input is mapped while the output is written, and nobody wants to lose it by a typing error.

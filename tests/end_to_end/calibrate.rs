@@ -288,3 +288,26 @@ fn wrong_arguments_and_data_are_refused_by_name() {
     let line = tamborim!["calibrate", demo_model(), "--data", page(), "-o", dir.path().join("out.bin")].fails();
     assert!(line.contains(".gguf"), "{line}");
 }
+
+#[test]
+fn the_report_weighs_errors_by_what_goes_into_a_map() {
+    let dir = temp();
+    let q4 = quantized("q4_0", dir.path());
+    let calibration = calibrated(&page(), &dir.path().join("c.gguf"), &["--tokens", "200"]);
+    let run = |calibration: &Path| {
+        let args = ["verify".into(), demo_model(), q4.clone(), "--data".into(), page(), "--tokens".into(), "8".into()];
+        Tamborim::new(args.into_iter().chain(["--json".into(), "--calibration".into(), calibration.to_owned()])).run()
+    };
+    let report = run(&calibration).succeeds().json();
+    let rows = report["by_tensor"].as_array().expect("a list");
+    assert!(rows.len() > 20);
+    for row in rows {
+        let [weight, output] = ["relative_error", "output_error"].map(|k| row[k].as_f64().expect("a number"));
+        // Rows that fit no block are stored without loss.
+        assert!(output < 2.0 * weight || (output, weight) == (0.0, 0.0), "{row}");
+    }
+    let theirs = dir.path().join("theirs.gguf");
+    importance_matrix(&theirs, 1);
+    let line = run(&theirs).fails();
+    assert!(line.contains("blk.0.ffn_up.weight") && line.contains("3 inputs"), "{line}");
+}

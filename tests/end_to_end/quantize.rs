@@ -217,3 +217,86 @@ fn quantizing_a_checkpoint_or_its_gguf_is_the_same() {
         assert_eq!(a.bytes(tensor).expect("bytes"), b.bytes(tensor).expect("bytes"), "{tensor}");
     }
 }
+
+/// A calibration of the demo model, on its page.
+fn calibration(folder: &Path) -> std::path::PathBuf {
+    let out = folder.join("demo.calibration.gguf");
+    let model = demo_model();
+    tamborim!["calibrate", model, "--data", page(), "-o", out, "--context", "256", "--tokens", "2048"].succeeds();
+    out
+}
+
+/// Mean KL divergence of a file from the demo model, and what rounding takes of its maps' outputs, on average.
+fn judged(gguf: &Path, calibration: &Path) -> (f64, f64) {
+    let (model, page) = (demo_model(), page());
+    let args: [&std::ffi::OsStr; 10] = [
+        "verify".as_ref(),
+        model.as_ref(),
+        gguf.as_ref(),
+        "--data".as_ref(),
+        page.as_ref(),
+        "--context".as_ref(),
+        "256".as_ref(),
+        "--calibration".as_ref(),
+        calibration.as_ref(),
+        "--json".as_ref(),
+    ];
+    let report = Tamborim::new(args).run().succeeds().json();
+    let errors: Vec<f64> = report["by_tensor"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|t| t["output_error"].as_f64().expect("a number"))
+        .collect();
+    (report["kld"]["mean"].as_f64().expect("a number"), errors.iter().sum::<f64>() / errors.len() as f64)
+}
+
+#[test]
+fn a_calibration_brings_the_model_closer_at_the_same_size() {
+    let dir = temp();
+    let calibration = calibration(dir.path());
+    let plain = quantized("q4_k", dir.path());
+    let ours = dir.path().join("calibrated.gguf");
+    let quantize = |out: &Path, threads| {
+        let model = demo_model();
+        let args: [&std::ffi::OsStr; 8] = [
+            "quantize".as_ref(),
+            model.as_ref(),
+            "--to".as_ref(),
+            "q4_k".as_ref(),
+            "--calibration".as_ref(),
+            calibration.as_ref(),
+            "-o".as_ref(),
+            out.as_ref(),
+        ];
+        Tamborim::new(args).threads(threads).run().succeeds();
+    };
+    quantize(&ours, 1);
+    let again = dir.path().join("again.gguf");
+    quantize(&again, 3);
+    assert!(std::fs::read(&ours).expect("a file") == std::fs::read(&again).expect("a file"));
+    assert_eq!(types(&ours), types(&plain));
+    let ((kld, output), (plain_kld, plain_output)) = (judged(&ours, &calibration), judged(&plain, &calibration));
+    assert!(kld < 0.9 * plain_kld && output < 0.9 * plain_output, "{plain_kld} {plain_output} to {kld} {output}");
+
+    let chosen = dir.path().join("chosen.gguf");
+    let (bytes, elements) = tensor_bytes(&ours);
+    let target = format!("{:.4}", bytes as f64 * 8.0 / elements as f64);
+    tamborim!["quantize", demo_model(), "--target-bpw", target, "--calibration", calibration, "-o", chosen].succeeds();
+    assert!(tensor_bytes(&chosen).0 <= bytes);
+    let (chosen_kld, _) = judged(&chosen, &calibration);
+    assert!(chosen_kld < kld, "{kld} to {chosen_kld}");
+}
+
+#[test]
+fn a_target_needs_a_calibration_and_room() {
+    let dir = temp();
+    let out = dir.path().join("out.gguf");
+    let message = tamborim!["quantize", demo_model(), "--target-bpw", "5", "-o", out].fails();
+    assert!(message.contains("--calibration"), "{message}");
+    let calibration = calibration(dir.path());
+    let message =
+        tamborim!["quantize", demo_model(), "--target-bpw", "2", "--calibration", calibration, "-o", out].fails();
+    assert!(message.contains("--target-bpw 2: expected at least 4."), "{message}");
+    assert!(!out.exists());
+}

@@ -75,9 +75,9 @@ impl Hessian {
             let mut sum = 0.0;
             for p in &self.parts {
                 let x = &row[first..first + p.n];
-                for (xi, h) in x.iter().zip(p.h.chunks_exact(p.n)) {
-                    if *xi != 0.0 {
-                        sum += xi * h.iter().zip(x).map(|(h, x)| h * x).sum::<f64>();
+                for (i, h) in p.h.chunks_exact(p.n).enumerate() {
+                    if x[i] != 0.0 {
+                        sum += x[i] * (2.0 * dot(&h[..i], &x[..i]) + h[i] * x[i]);
                     }
                 }
                 first += p.n;

@@ -31,13 +31,14 @@ pub struct Effort {
 
 impl Default for Effort {
     fn default() -> Effort {
-        Effort { passes: 6 }
+        Effort { passes: 2 }
     }
 }
 
 impl Tensor<'_> {
     /// Encodes numbers so that products with inputs of second moment `hessian` change least, on all threads. Formats that
-    /// are floats take the nearest.
+    /// are floats take the nearest. Where the Hessian's diagonal blocks are not whole blocks of the format, as those of an
+    /// importance matrix, which are single channels, only its diagonal counts, as in [`Format::encode`].
     ///
     /// # Errors
     /// As [`Tensor::quantize`]; [`Error::HessianExtent`] if the Hessian is of another input.
@@ -55,14 +56,14 @@ impl Tensor<'_> {
         // Where the passes begin: the search that knows the diagonal alone.
         let mut tensor = Tensor::quantize(values, shape, to, Some(&hessian.importance()))?;
         let Some(grid) = to.info().grid else { return Ok(tensor) };
+        if hessian.parts().iter().any(|part| !to.fits(part.width())) {
+            return Ok(tensor);
+        }
         let row_bytes = tensor.row_bytes();
         let level = Level::best();
         let mut first = 0;
         for part in hessian.parts() {
             let n = part.width();
-            if !to.fits(n) || !to.fits(first) {
-                return Err(Error::RowNotWholeBlocks { format: to, cols: n });
-            }
             let panels = Panels::new(part, grid.group_len);
             let matrix = Matrix { format: to, grid, panels: &panels, cols, first, row_bytes, passes: effort.passes };
             tensor

@@ -1,0 +1,184 @@
+//! From a model and a wish to a quantized file: which format each tensor gets, and how it is rounded.
+
+use super::sensitivity::measure;
+use super::write::{Written, write_gguf};
+use crate::Result;
+use crate::device::Device;
+use crate::progress::Progress;
+use crate::source::OpenModel;
+use regex_lite::Regex;
+use std::path::Path;
+use tamborim_converters::gguf::CalibrationFile;
+use tamborim_model::TensorSpec;
+use tamborim_quant::{Calibration, Choice, Effort, Format, Hessian, Recipe, Tensor, allocate};
+
+/// What `--target-bpw` chooses from. Others of as many bits lose more at the same size (docs/quantization.md).
+const WANTED: [Format; 5] = [Format::Iq4Xs, Format::Q4K, Format::Q5K, Format::Q6K, Format::Q8_0];
+/// Calibration tokens on which each tensor's sensitivity is measured.
+const SENSITIVITY_TOKENS: usize = 1024;
+
+/// `REGEX=TYPE`: tensors whose name matches get that type.
+pub struct Rule {
+    pattern: Regex,
+    format: Format,
+}
+
+impl Rule {
+    pub fn parse(text: &str) -> Result<Rule> {
+        let expected = |what: String| format!("--rule {text}: expected REGEX=TYPE, found {what}");
+        let (pattern, name) = text.rsplit_once('=').ok_or_else(|| expected("no '='".to_owned()))?;
+        let pattern = Regex::new(pattern).map_err(|e| expected(format!("a bad pattern ({e})")))?;
+        let format = Format::from_name(name).ok_or_else(|| expected(format!("an unknown type {name}")))?;
+        Ok(Rule { pattern, format })
+    }
+}
+
+/// The format of the first rule that matches.
+fn ruled(rules: &[Rule], spec: &TensorSpec) -> Option<Format> {
+    rules.iter().find(|r| r.pattern.is_match(&spec.name)).map(|r| r.format)
+}
+
+/// The first rule that matches no tensor of the model.
+fn refuse_idle(model: &OpenModel, rules: &[Rule]) -> Result<()> {
+    let specs = model.source().plan().tensors();
+    match rules.iter().find(|r| !specs.iter().any(|s| r.pattern.is_match(&s.name))) {
+        None => Ok(()),
+        Some(Rule { pattern, .. }) => {
+            Err(format!("--rule {pattern}: expected a pattern that matches a tensor's name, found none").into())
+        }
+    }
+}
+
+/// A tensor's row of the plan.
+pub struct Row {
+    pub spec: TensorSpec,
+    pub choice: Choice,
+    /// Divergence it is expected to cost, in nats, where that was measured.
+    pub loss: Option<f64>,
+}
+
+/// Every tensor with its format.
+pub struct Plan {
+    pub rows: Vec<Row>,
+}
+
+impl Plan {
+    /// A recipe's formats, but for what rules say.
+    pub fn new(model: &OpenModel, recipe: Recipe, rules: &[Rule]) -> Result<Plan> {
+        refuse_idle(model, rules)?;
+        let row = |spec: TensorSpec| Row { choice: recipe.choose(&spec, ruled(rules, &spec)), spec, loss: None };
+        Ok(Plan { rows: model.source().plan().tensors().into_iter().map(row).collect() })
+    }
+
+    /// The formats that lose least at no more than `bits_per_weight` over the whole file, by what each tensor was measured
+    /// to cost.
+    pub fn within(
+        model: &OpenModel,
+        bits_per_weight: f64,
+        rules: &[Rule],
+        calibration: &CalibrationFile,
+        device: &Device,
+    ) -> Result<Plan> {
+        refuse_idle(model, rules)?;
+        let source = model.source();
+        let candidates = |spec: &TensorSpec| {
+            let wanted = ruled(rules, spec).map_or(WANTED.to_vec(), |format| vec![format]);
+            let mut formats: Vec<Format> =
+                wanted.into_iter().map(|format| Recipe::Uniform(format).choose(spec, Some(format)).format).collect();
+            formats.dedup();
+            formats
+        };
+        let specs = source.plan().tensors();
+        let (linear, other): (Vec<_>, Vec<_>) = specs.into_iter().partition(|s| s.role.is_linear());
+        let progress = Progress::items("measure", linear.len() as u64);
+        let costs = match device {
+            Device::Cpu(cpu) => {
+                measure(cpu, source, calibration, SENSITIVITY_TOKENS, candidates, || progress.advance(1))?
+            }
+        };
+        progress.finish();
+        let fixed: usize = other.iter().map(|s| s.elements() * Format::F32.block_bytes()).sum();
+        let whole = bits_per_weight * source.plan().parameters() as f64 / 8.0;
+        let lists: Vec<_> = costs.iter().map(|(_, candidates)| candidates.clone()).collect();
+        let chosen = allocate(&lists, (whole - fixed as f64).max(0.0) as u64);
+        let row = |(spec, chosen): (TensorSpec, Option<(Format, f64)>)| {
+            let wanted = ruled(rules, &spec);
+            let format = chosen.map_or(Format::F32, |(format, _)| format);
+            let instead_of = wanted.filter(|w| *w != format && spec.role.is_linear());
+            Row { choice: Choice { format, instead_of }, loss: chosen.map(|(_, loss)| loss), spec }
+        };
+        let measured = costs.into_iter().zip(chosen).map(|((spec, candidates), i)| {
+            let taken = candidates[i];
+            (spec, Some((taken.format, taken.loss)))
+        });
+        let plan = Plan { rows: measured.chain(other.into_iter().map(|spec| (spec, None))).map(row).collect() };
+        match plan.bits_per_weight() <= bits_per_weight {
+            true => Ok(plan),
+            false => Err(format!(
+                "--target-bpw {bits_per_weight}: expected at least {:.3}, what the smallest types take",
+                plan.bits_per_weight()
+            )
+            .into()),
+        }
+    }
+
+    /// Writes the model by this plan; with a calibration, rounded for what its maps' inputs are.
+    pub fn write(&self, model: &OpenModel, output: &Path, calibration: Option<&CalibrationFile>) -> Result<Written> {
+        let format = |spec: &TensorSpec| {
+            let row = self.rows.iter().find(|r| r.spec.name == spec.name);
+            Ok(row.map_or(Format::F32, |r| r.choice.format))
+        };
+        write_gguf(model, output, "quantize", format, |spec, tensor, to| {
+            let moments = match calibration {
+                Some(calibration) if to.is_quantized() => calibration.moments(&spec.name)?,
+                _ => None,
+            };
+            match moments {
+                None => Ok(tensor.recode(to, None)?),
+                Some(moments) => {
+                    let hessian = Hessian::new(&moments);
+                    let shape = tensor.shape.clone();
+                    Ok(Tensor::quantize_calibrated(&tensor.to_f32(), shape, to, &hessian, Effort::default())?)
+                }
+            }
+        })
+    }
+
+    pub fn parameters(&self) -> usize {
+        self.rows.iter().map(|r| r.spec.elements()).sum()
+    }
+
+    pub fn bytes(&self) -> f64 {
+        self.rows.iter().map(Row::bytes).sum()
+    }
+
+    pub fn bits_per_weight(&self) -> f64 {
+        self.bytes() * 8.0 / self.parameters() as f64
+    }
+
+    /// The divergence that the whole model is expected to have, where that was measured.
+    pub fn loss(&self) -> Option<f64> {
+        self.rows.iter().filter_map(|r| r.loss).reduce(|a, b| a + b)
+    }
+
+    /// One line for each type that did not fit, with the tensors it concerns.
+    pub fn fallbacks(&self) -> Vec<String> {
+        let mut lines: Vec<(String, usize)> = Vec::new();
+        for Row { spec, choice, .. } in &self.rows {
+            let Some(wanted) = choice.instead_of else { continue };
+            let cols = spec.shape.last().copied().unwrap_or(1);
+            let line = format!("rows of {cols} ({}) do not fit {wanted}: {}", spec.role.words(), choice.format);
+            match lines.iter_mut().find(|(l, _)| *l == line) {
+                Some((_, n)) => *n += 1,
+                None => lines.push((line, 1)),
+            }
+        }
+        lines.into_iter().map(|(line, n)| format!("{line} ({n} tensors)")).collect()
+    }
+}
+
+impl Row {
+    pub fn bytes(&self) -> f64 {
+        self.spec.elements() as f64 * self.choice.format.bits_per_weight() / 8.0
+    }
+}

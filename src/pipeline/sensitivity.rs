@@ -1,0 +1,155 @@
+//! What each tensor's error costs: the model's divergence from itself with one tensor in few bits, and how the error grows
+//! with the format.
+
+use crate::Result;
+use std::borrow::Cow;
+use tamborim_kernels::{Backend, Logits, Model};
+use tamborim_model::{Plan, TensorSpec};
+use tamborim_quant::{Calibration, Candidate, Format, SourceError, Tensor, TensorSource};
+
+/// Stored in this, a tensor is far enough from itself to measure and near enough for its loss to grow with the error's
+/// square.
+const PROBE: Format = Format::Q4_0;
+/// Rows whose errors speak for all.
+const ROWS: usize = 192;
+
+/// Every linear map of `source`, in the plan's order, with its candidates: the size in each format, and the divergence that
+/// it is expected to cost. Measured on the first `tokens` tokens of the calibration. `formats` gives the candidates of a
+/// tensor; `done` hears of every tensor.
+pub fn measure<B: Backend>(
+    backend: &B,
+    source: &dyn TensorSource,
+    calibration: &dyn Calibration,
+    tokens: usize,
+    formats: impl Fn(&TensorSpec) -> Vec<Format>,
+    mut done: impl FnMut(),
+) -> Result<Vec<(TensorSpec, Vec<Candidate>)>> {
+    let windows = first_tokens(calibration, tokens);
+    if windows.is_empty() {
+        return Err("calibration: expected the tokens it was made of, which measuring needs, found none".into());
+    }
+    let reference = logits(backend, source, &windows)?;
+    let mut by_tensor = Vec::new();
+    for spec in source.plan().tensors().into_iter().filter(|s| s.role.is_linear()) {
+        let tensor = source.read(&spec)?;
+        let importance = calibration.moments(&spec.name)?.map(|m| m.importance());
+        let candidates = formats(&spec);
+        let losses = match PROBE.fits(tensor.cols()) {
+            // Floats are its only candidates.
+            false => vec![0.0; candidates.len()],
+            true => {
+                let errors = |format: Format| sampled_error(&tensor, format, importance.as_deref());
+                let unit = errors(PROBE)?.max(f64::MIN_POSITIVE);
+                let replaced = tensor.recode(PROBE, importance.as_deref())?;
+                let kld = divergence(
+                    backend,
+                    &Replaced { source, name: &spec.name, tensor: replaced },
+                    &windows,
+                    &reference,
+                )?;
+                candidates.iter().map(|f| Ok(kld * errors(*f)? / unit)).collect::<Result<Vec<_>>>()?
+            }
+        };
+        let cost = |(format, loss): (&Format, f64)| {
+            let bytes = format.row_bytes(spec.elements()).unwrap_or(usize::MAX) as u64;
+            Candidate { format: *format, bytes, loss }
+        };
+        let costs = candidates.iter().zip(losses).map(cost).collect();
+        by_tensor.push((spec, costs));
+        source.release();
+        done();
+    }
+    Ok(by_tensor)
+}
+
+/// A source with one tensor of another's.
+struct Replaced<'s> {
+    source: &'s dyn TensorSource,
+    name: &'s str,
+    tensor: Tensor<'static>,
+}
+
+impl TensorSource for Replaced<'_> {
+    fn plan(&self) -> &Plan {
+        self.source.plan()
+    }
+
+    fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
+        if spec.name == self.name { Ok(self.tensor.format) } else { self.source.format(spec) }
+    }
+
+    fn read(&self, spec: &TensorSpec) -> std::result::Result<Tensor<'_>, SourceError> {
+        if spec.name != self.name {
+            return self.source.read(spec);
+        }
+        let Tensor { format, shape, bytes } = &self.tensor;
+        Ok(Tensor { format: *format, shape: shape.clone(), bytes: Cow::Borrowed(bytes) })
+    }
+
+    fn release(&self) {}
+}
+
+fn first_tokens(calibration: &dyn Calibration, tokens: usize) -> Vec<&[u32]> {
+    let mut left = tokens;
+    let mut windows = Vec::new();
+    for window in calibration.windows() {
+        let window = &window[..window.len().min(left)];
+        left -= window.len();
+        if window.len() > 1 {
+            windows.push(window);
+        }
+    }
+    windows
+}
+
+/// Logits of all windows, chunk by chunk.
+fn logits<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]]) -> Result<Vec<B::Rows>> {
+    let model = Model::load(backend, source)?;
+    let mut all = Vec::new();
+    for window in windows {
+        model.forward(window, &mut model.start()?, Logits::All, |rows| -> Result<()> {
+            all.push(rows);
+            Ok(())
+        })?;
+    }
+    Ok(all)
+}
+
+/// Mean KL divergence from `reference`, which [`logits`] has made of the same windows.
+fn divergence<B: Backend>(
+    backend: &B,
+    source: &dyn TensorSource,
+    windows: &[&[u32]],
+    reference: &[B::Rows],
+) -> Result<f64> {
+    let model = Model::load(backend, source)?;
+    let vocab_size = source.plan().vocab_size;
+    let (mut sum, mut n) = (0.0, 0usize);
+    let mut expected = reference.iter();
+    for window in windows {
+        let mut chunks = window.chunks(backend.chunk());
+        model.forward(window, &mut model.start()?, Logits::All, |rows| -> Result<()> {
+            if let (Some(reference), Some(tokens)) = (expected.next(), chunks.next()) {
+                let found = backend.distances(reference, &rows, vocab_size, tokens)?;
+                sum += found.iter().map(|d| d.kld).sum::<f64>();
+                n += found.len();
+            }
+            Ok(())
+        })?;
+    }
+    Ok(sum / n.max(1) as f64)
+}
+
+/// Importance-weighted squared error of some rows in `format`.
+fn sampled_error(tensor: &Tensor<'_>, format: Format, importance: Option<&[f32]>) -> Result<f64> {
+    let (rows, cols) = (tensor.rows(), tensor.cols());
+    let step = rows.div_ceil(ROWS).max(1);
+    let mut numbers = vec![0.0; rows.div_ceil(step) * cols];
+    for (i, out) in numbers.chunks_exact_mut(cols).enumerate() {
+        tensor.format.decode(tensor.row(i * step), out);
+    }
+    let rounded = Tensor::quantize(&numbers, vec![rows.div_ceil(step), cols], format, importance)?.to_f32();
+    let weight = |i: usize| importance.map_or(1.0, |a| f64::from(a[i % cols]));
+    let errors = numbers.iter().zip(rounded).enumerate();
+    Ok(errors.map(|(i, (a, b))| weight(i) * (f64::from(*a) - f64::from(b)).powi(2)).sum())
+}
