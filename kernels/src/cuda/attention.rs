@@ -234,7 +234,10 @@ pub fn attend_chunk(
     let ([q, ..], [keys, values]) = (split(shape, qkv), kv.rings());
     // Hopper's instructions want rows in whole pieces of 16 bytes.
     let hopper = |k: &&Chunked| {
-        shape.head_dim % 8 == 0 && q.stride % 8 == 0 && q.ptr() % 16 == 0 && cuda.device.has(k.file, k.name)
+        shape.head_dim.is_multiple_of(8)
+            && q.stride.is_multiple_of(8)
+            && q.ptr().is_multiple_of(16)
+            && cuda.device.has(k.file, k.name)
     };
     let fits = |k: &&Chunked| shape.head_dim <= k.head_dim;
     let kernel = match cuda.mode {

@@ -43,11 +43,11 @@ pub struct Case<B> {
 }
 
 /// The table, for a backend.
-pub struct CASES<B>(PhantomData<B>);
+pub struct Cases<B>(PhantomData<B>);
 
 macro_rules! cases {
     ($($name:ident)*) => {
-        impl<B: Backend> CASES<B> {
+        impl<B: Backend> Cases<B> {
             pub fn all() -> Vec<Case<B>> {
                 vec![$(Case { name: stringify!($name), check: $name::<B> },)*]
             }
