@@ -3,7 +3,7 @@
 use super::sensitivity::measure;
 use super::write::{Written, write_gguf};
 use crate::Result;
-use crate::device::Device;
+use crate::device::{Device, on_device};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
@@ -91,11 +91,10 @@ impl Plan {
         let specs = source.plan().tensors();
         let (linear, other): (Vec<_>, Vec<_>) = specs.into_iter().partition(|s| s.role.is_linear());
         let progress = Progress::items("measure", linear.len() as u64);
-        let costs = match device {
-            Device::Cpu(cpu) => {
-                measure(cpu, source, calibration, SENSITIVITY_TOKENS, candidates, || progress.advance(1))?
-            }
-        };
+        let advanced = || progress.advance(1);
+        let costs = on_device!(device, |backend| {
+            measure(backend, source, calibration, SENSITIVITY_TOKENS, candidates, advanced)
+        })?;
         progress.finish();
         let fixed: usize = other.iter().map(|s| s.elements() * Format::F32.block_bytes()).sum();
         let whole = bits_per_weight * source.plan().parameters() as f64 / 8.0;
