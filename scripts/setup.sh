@@ -3,6 +3,7 @@
 #
 #   need_build    a C compiler, and cargo of the version that Cargo.toml asks for
 #   need_lint     cargo fmt and cargo clippy
+#   need_cxx      g++ and python3, for the stand-in for the CUDA driver; returns 1 where they cannot be had
 #   need_python   python3 that can make virtual environments; returns 1 where there is none
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -53,6 +54,12 @@ need_build() {
 need_lint() {
     cargo fmt --version > /dev/null 2>&1 || apt_install rustfmt || stop "no cargo fmt: rustup component add rustfmt"
     cargo clippy --version > /dev/null 2>&1 || apt_install rust-clippy || stop "no cargo clippy: rustup component add clippy"
+}
+
+need_cxx() {
+    command -v g++ > /dev/null || apt_install g++ || true
+    command -v python3 > /dev/null || apt_install python3 || true
+    command -v g++ > /dev/null && command -v python3 > /dev/null
 }
 
 need_python() {
