@@ -28,26 +28,24 @@ pub struct Map<'a> {
 }
 
 /// A norm with its weights.
-#[repr(C)]
-pub struct NormWeights<B: Backend> {
+pub struct NormWeights<V> {
     /// Formula and epsilon.
     pub norm: Norm,
     /// Scale per channel.
-    pub weight: B::Vector,
+    pub weight: V,
     /// Offset per channel; LayerNorm only.
-    pub bias: Option<B::Vector>,
+    pub bias: Option<V>,
 }
 
 /// A depthwise causal convolution over time with SiLU after it:
 /// `y[t, c] = silu(sum_j taps[j, c] x[t - width + 1 + j, c] + bias[c])`, zeros before the start.
-#[repr(C)]
-pub struct Conv<B: Backend> {
+pub struct Conv<V> {
     /// (width, channels), oldest first.
-    pub taps: B::Vector,
+    pub taps: V,
     /// Taps.
     pub width: usize,
     /// Per channel.
-    pub bias: Option<B::Vector>,
+    pub bias: Option<V>,
 }
 
 /// Dimensions of softmax attention.
@@ -83,14 +81,13 @@ pub enum Decay<'r, B: Backend> {
 }
 
 /// Weights of Mega's attention; all vectors have `z_dim` channels.
-#[repr(C)]
-pub struct MegaWeights<B: Backend> {
+pub struct MegaWeights<V> {
     /// Scales of queries, then of keys.
-    pub gamma: B::Vector,
+    pub gamma: V,
     /// Offsets of queries, then of keys.
-    pub beta: B::Vector,
+    pub beta: V,
     /// Vectors whose products are the position bias, a row for each place of a chunk: of queries, then of keys.
-    pub positions: [B::Vector; 2],
+    pub positions: [V; 2],
     /// Channels of queries and keys.
     pub z_dim: usize,
     /// Channels of values: d_model.
@@ -100,16 +97,15 @@ pub struct MegaWeights<B: Backend> {
 }
 
 /// Mega's keys (chunk, z_dim) and values (chunk, d_model) of the chunk under way.
-#[repr(C)]
-pub struct MegaMemory<B: Backend> {
+pub struct MegaMemory<V> {
     /// Filled up to the place of the last token.
-    pub keys: B::Vector,
+    pub keys: V,
     /// As the keys.
-    pub values: B::Vector,
+    pub values: V,
 }
 
 /// The operations of a device. Activations are rows, one per token; what a mixer carries from token to token is updated in
-/// place. Every operation exists once for each backend; `tests/operations.rs` holds all to float64.
+/// place. Every operation exists once for each backend; `tests/operations/` holds all to float64.
 pub trait Backend: Sized {
     /// Activations: (tokens, channels).
     type Rows;
@@ -167,19 +163,29 @@ pub trait Backend: Sized {
     /// Rows of `table`, which is one matrix, by the chunk's tokens.
     fn embed(&self, table: &Self::Linear<'_>, place: &Self::Place) -> Result<Self::Rows>;
     /// Every row normalized.
-    fn norm(&self, norm: &NormWeights<Self>, x: &Self::Rows) -> Result<Self::Rows>;
+    fn norm(&self, norm: &NormWeights<Self::Vector>, x: &Self::Rows) -> Result<Self::Rows>;
     /// `x W^T + b`: (tokens, all outputs).
     fn linear(&self, w: &Self::Linear<'_>, x: &Self::Rows) -> Result<Self::Rows>;
     /// `norm(r) W^T + b`.
-    fn project(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
+    fn project(&self, norm: &NormWeights<Self::Vector>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
         self.linear(w, &self.norm(norm, r)?)
     }
     /// [`Backend::project`], in float32 whatever the mode.
-    fn project_logits(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows> {
+    fn project_logits(
+        &self,
+        norm: &NormWeights<Self::Vector>,
+        w: &Self::Linear<'_>,
+        r: &Self::Rows,
+    ) -> Result<Self::Rows> {
         self.project(norm, w, r)
     }
     /// `silu(gate) * up` of `norm(r)`, gate and up from [`Backend::stack_gated`]: (tokens, half its outputs).
-    fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &Self::Rows) -> Result<Self::Rows>;
+    fn project_gated(
+        &self,
+        norm: &NormWeights<Self::Vector>,
+        w: &Self::Linear<'_>,
+        r: &Self::Rows,
+    ) -> Result<Self::Rows>;
     /// `r += x W^T + b`.
     fn add_linear(&self, w: &Self::Linear<'_>, x: &Self::Rows, r: &mut Self::Rows) -> Result<()>;
 
@@ -191,7 +197,7 @@ pub trait Backend: Sized {
     fn silu(&self, x: &mut Self::Rows) -> Result<()>;
 
     /// The convolution of x, continuing after `past`, the last `width - 1` inputs (width - 1, channels).
-    fn conv(&self, conv: &Conv<Self>, x: &Self::Rows, past: &mut Self::Vector) -> Result<Self::Rows>;
+    fn conv(&self, conv: &Conv<Self::Vector>, x: &Self::Rows, past: &mut Self::Vector) -> Result<Self::Rows>;
     /// `h = exp(dt A) h + dt B u`, `y = <h, C> + D u`, times `silu(gate)` where there is one. `u` and `gate` are (tokens,
     /// d_inner); `driven` is (tokens, dt_rank + 2 d_state): what `dt = softplus(W_dt ..)` comes from, B, and C.
     fn scan(
@@ -224,21 +230,21 @@ pub trait Backend: Sized {
         state: &mut Self::Vector,
     ) -> Result<Self::Rows>;
     /// `rms(o per head) * weight * silu(gate)`; a head has as many channels as there are weights.
-    fn gated_norm(&self, norm: &NormWeights<Self>, o: &Self::Rows, gate: &Self::Rows) -> Result<Self::Rows>;
+    fn gated_norm(&self, norm: &NormWeights<Self::Vector>, o: &Self::Rows, gate: &Self::Rows) -> Result<Self::Rows>;
     /// Mega's attention, gated: of rows `[u (d), z (z_dim), r (d), h (d)]` of `mixed` and v (tokens, d), `silu(r)` times the
     /// softmax attention of `silu(z) gamma + beta` over values `silu(v)` inside chunks: (tokens, d).
     fn mega_attend(
         &self,
-        mega: &MegaWeights<Self>,
+        mega: &MegaWeights<Self::Vector>,
         mixed: &Self::Rows,
         v: &Self::Rows,
         place: &Self::Place,
-        memory: &mut MegaMemory<Self>,
+        memory: &mut MegaMemory<Self::Vector>,
     ) -> Result<Self::Rows>;
     /// `r += sigmoid(u) (silu(y + h) - r)`, u and h from `mixed` as in [`Backend::mega_attend`].
     fn mega_update(
         &self,
-        mega: &MegaWeights<Self>,
+        mega: &MegaWeights<Self::Vector>,
         mixed: &Self::Rows,
         y: &Self::Rows,
         r: &mut Self::Rows,
@@ -252,12 +258,12 @@ pub trait Backend: Sized {
     fn distances(&self, a: &Self::Rows, b: &Self::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>>;
 }
 
-impl<B: Backend> NormWeights<B> {
+impl<V> NormWeights<V> {
     /// Takes the weights along.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn new(backend: &B, norm: Norm, weight: Vec<f32>, bias: Vec<f32>) -> Result<NormWeights<B>> {
+    pub fn new<B: Backend<Vector = V>>(backend: &B, norm: Norm, weight: Vec<f32>, bias: Vec<f32>) -> Result<Self> {
         let bias = match norm.kind {
             NormKind::Rms => None,
             NormKind::Layer => Some(backend.vector(bias)?),
@@ -266,12 +272,17 @@ impl<B: Backend> NormWeights<B> {
     }
 }
 
-impl<B: Backend> Conv<B> {
+impl<V> Conv<V> {
     /// From a kernel of (channels, width).
     ///
     /// # Errors
     /// Those of the device.
-    pub fn new(backend: &B, kernel: &[f32], width: usize, bias: Option<Vec<f32>>) -> Result<Conv<B>> {
+    pub fn new<B: Backend<Vector = V>>(
+        backend: &B,
+        kernel: &[f32],
+        width: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
         let taps = (0..width).flat_map(|j| kernel.iter().skip(j).step_by(width).copied()).collect();
         Ok(Conv { taps: backend.vector(taps)?, width, bias: bias.map(|b| backend.vector(b)).transpose()? })
     }

@@ -69,7 +69,7 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
 
     /// A causal convolution of the channels of all `names` side by side: `name.weight` (channels, width) and, where the plan
     /// has them, `name.bias`.
-    pub fn conv(&self, names: &[&str], width: usize) -> Result<Conv<B>> {
+    pub fn conv(&self, names: &[&str], width: usize) -> Result<Conv<B::Vector>> {
         let (mut kernel, mut bias) = (Vec::new(), None);
         for name in names {
             kernel.extend(self.numbers(&format!("{name}.weight"))?);
@@ -81,7 +81,7 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
     }
 
     /// `name.weight`, and `name.bias` for LayerNorm.
-    pub fn norm(&self, name: &str, norm: Norm) -> Result<NormWeights<B>> {
+    pub fn norm(&self, name: &str, norm: Norm) -> Result<NormWeights<B::Vector>> {
         let bias = match norm.kind {
             NormKind::Rms => Vec::new(),
             NormKind::Layer => self.numbers(&format!("{name}.bias"))?,

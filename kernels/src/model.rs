@@ -9,7 +9,7 @@ use tamborim_model::{Branch, Plan, TensorSpec};
 use tamborim_quant::TensorSource;
 
 struct LoadedBranch<'a, B: Backend> {
-    norm: NormWeights<B>,
+    norm: NormWeights<B::Vector>,
     mixer: Weights<'a, B>,
 }
 
@@ -21,7 +21,7 @@ pub struct Model<'a, B: Backend> {
     /// `None`: the embedding.
     head: Option<B::Linear<'a>>,
     branches: Vec<LoadedBranch<'a, B>>,
-    final_norm: NormWeights<B>,
+    final_norm: NormWeights<B::Vector>,
 }
 
 /// What a sequence has left behind: the position and every mixer's state. Its size does not grow with the sequence, full

@@ -86,25 +86,6 @@ impl<B: Backend> Observed<B> {
     }
 }
 
-/// The same parameters for the backend inside.
-///
-/// # Safety
-/// `T` and `U` are one `repr(C)` struct for two backends with the same vectors.
-unsafe fn inside<T, U>(parameters: &T) -> &U {
-    // SAFETY: the same fields in the declared order, by the caller's promise.
-    unsafe { &*std::ptr::from_ref(parameters).cast() }
-}
-
-fn norm_inside<B: Backend>(norm: &NormWeights<Observed<B>>) -> &NormWeights<B> {
-    // SAFETY: `NormWeights` is `repr(C)` and holds vectors, which both backends share.
-    unsafe { inside(norm) }
-}
-
-fn mega_inside<B: Backend>(mega: &MegaWeights<Observed<B>>) -> &MegaWeights<B> {
-    // SAFETY: `MegaWeights` is `repr(C)` and holds vectors, which both backends share.
-    unsafe { inside(mega) }
-}
-
 impl<B: Backend> Backend for Observed<B> {
     type Rows = B::Rows;
     type Vector = B::Vector;
@@ -178,8 +159,8 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.embed(&table.inner, place)
     }
 
-    fn norm(&self, norm: &NormWeights<Self>, x: &B::Rows) -> Result<B::Rows> {
-        self.inner.norm(norm_inside(norm), x)
+    fn norm(&self, norm: &NormWeights<Self::Vector>, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.norm(norm, x)
     }
 
     fn linear(&self, w: &Self::Linear<'_>, x: &B::Rows) -> Result<B::Rows> {
@@ -190,8 +171,7 @@ impl<B: Backend> Backend for Observed<B> {
         }
     }
 
-    fn project_gated(&self, norm: &NormWeights<Self>, w: &Self::Linear<'_>, r: &B::Rows) -> Result<B::Rows> {
-        let norm = norm_inside(norm);
+    fn project_gated(&self, norm: &NormWeights<Self::Vector>, w: &Self::Linear<'_>, r: &B::Rows) -> Result<B::Rows> {
         self.gather(w.input, &self.inner.norm(norm, r)?)?;
         self.inner.project_gated(norm, &w.inner, r)
     }
@@ -213,9 +193,8 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.silu(x)
     }
 
-    fn conv(&self, conv: &Conv<Self>, x: &B::Rows, past: &mut B::Vector) -> Result<B::Rows> {
-        // SAFETY: `Conv` is `repr(C)` and holds vectors, which both backends share.
-        self.inner.conv(unsafe { inside(conv) }, x, past)
+    fn conv(&self, conv: &Conv<Self::Vector>, x: &B::Rows, past: &mut B::Vector) -> Result<B::Rows> {
+        self.inner.conv(conv, x, past)
     }
 
     fn scan(
@@ -259,25 +238,29 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.outer_scan(heads, qkv, decay, state)
     }
 
-    fn gated_norm(&self, norm: &NormWeights<Self>, o: &B::Rows, gate: &B::Rows) -> Result<B::Rows> {
-        self.inner.gated_norm(norm_inside(norm), o, gate)
+    fn gated_norm(&self, norm: &NormWeights<Self::Vector>, o: &B::Rows, gate: &B::Rows) -> Result<B::Rows> {
+        self.inner.gated_norm(norm, o, gate)
     }
 
     fn mega_attend(
         &self,
-        mega: &MegaWeights<Self>,
+        mega: &MegaWeights<Self::Vector>,
         mixed: &B::Rows,
         v: &B::Rows,
         place: &B::Place,
-        memory: &mut MegaMemory<Self>,
+        memory: &mut MegaMemory<Self::Vector>,
     ) -> Result<B::Rows> {
-        // SAFETY: `MegaMemory` is `repr(C)` and holds vectors, which both backends share.
-        let memory = unsafe { &mut *std::ptr::from_mut(memory).cast::<MegaMemory<B>>() };
-        self.inner.mega_attend(mega_inside(mega), mixed, v, place, memory)
+        self.inner.mega_attend(mega, mixed, v, place, memory)
     }
 
-    fn mega_update(&self, mega: &MegaWeights<Self>, mixed: &B::Rows, y: &B::Rows, r: &mut B::Rows) -> Result<()> {
-        self.inner.mega_update(mega_inside(mega), mixed, y, r)
+    fn mega_update(
+        &self,
+        mega: &MegaWeights<Self::Vector>,
+        mixed: &B::Rows,
+        y: &B::Rows,
+        r: &mut B::Rows,
+    ) -> Result<()> {
+        self.inner.mega_update(mega, mixed, y, r)
     }
 
     fn rows(&self, cols: usize, numbers: Vec<f32>) -> Result<B::Rows> {

@@ -2,6 +2,7 @@
 
 use super::fingerprint::fingerprint;
 use crate::Result;
+use crate::output::note;
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use std::path::{Path, PathBuf};
@@ -185,7 +186,7 @@ pub fn open_calibration(path: &Path, model: &OpenModel) -> Result<CalibrationFil
     }
     let made_of = &file.facts().model;
     if !made_of.is_empty() && *made_of != fingerprint(model.source())? {
-        eprintln!("{}: made of other numbers than those of {}", path.display(), model.path().display());
+        note(format!("{}: made of other numbers than those of {}", path.display(), model.path().display()));
     }
     Ok(file)
 }

@@ -1,13 +1,13 @@
 //! Depthwise causal convolution over time, SiLU after it, the last inputs carried along.
 
+use super::Rows;
 use super::elementwise::silu_slice;
 use super::simd::dispatch;
-use super::{Cpu, Rows};
 use crate::backend::Conv;
 use rayon::prelude::*;
 
 /// Convolves `x` (tokens, channels), continuing after `past`.
-pub fn apply(conv: &Conv<Cpu>, x: &Rows, past: &mut Vec<f32>) -> Rows {
+pub fn apply(conv: &Conv<Vec<f32>>, x: &Rows, past: &mut Vec<f32>) -> Rows {
     let (c, tokens) = (x.cols, x.rows());
     let mut line = std::mem::take(past);
     line.extend_from_slice(&x.data);

@@ -1,13 +1,19 @@
 //! Mega's attention: one head, inside fixed chunks, with a position bias.
 
+use super::Rows;
 use super::elementwise::silu_slice;
 use super::simd::{dot, sigmoid, silu};
-use super::{Cpu, Rows};
 use crate::backend::{MegaMemory, MegaWeights};
 use rayon::prelude::*;
 
 /// [`Backend::mega_attend`](crate::Backend::mega_attend).
-pub fn attend(mega: &MegaWeights<Cpu>, mixed: &Rows, v: &Rows, position: u64, memory: &mut MegaMemory<Cpu>) -> Rows {
+pub fn attend(
+    mega: &MegaWeights<Vec<f32>>,
+    mixed: &Rows,
+    v: &Rows,
+    position: u64,
+    memory: &mut MegaMemory<Vec<f32>>,
+) -> Rows {
     let (d, z, tokens) = (mega.d_model, mega.z_dim, mixed.rows());
     let affine = |which: usize| {
         let (gamma, beta) = (&mega.gamma[which * z..][..z], &mega.beta[which * z..][..z]);
@@ -41,7 +47,7 @@ pub fn attend(mega: &MegaWeights<Cpu>, mixed: &Rows, v: &Rows, position: u64, me
 }
 
 /// Softmax attention of the query at `place` of its chunk over the chunk's keys up to itself.
-fn attend_one(mega: &MegaWeights<Cpu>, q: &[f32], place: usize, memory: &MegaMemory<Cpu>, out: &mut [f32]) {
+fn attend_one(mega: &MegaWeights<Vec<f32>>, q: &[f32], place: usize, memory: &MegaMemory<Vec<f32>>, out: &mut [f32]) {
     let (z, d) = (mega.z_dim, out.len());
     let scale = 1.0 / (z as f32).sqrt();
     let [queries, keys] = &mega.positions;
@@ -57,7 +63,7 @@ fn attend_one(mega: &MegaWeights<Cpu>, q: &[f32], place: usize, memory: &MegaMem
 }
 
 /// [`Backend::mega_update`](crate::Backend::mega_update).
-pub fn update(mega: &MegaWeights<Cpu>, mixed: &Rows, y: &Rows, r: &mut Rows) {
+pub fn update(mega: &MegaWeights<Vec<f32>>, mixed: &Rows, y: &Rows, r: &mut Rows) {
     let (d, z) = (mega.d_model, mega.z_dim);
     r.data.par_chunks_mut(d).enumerate().for_each(|(t, r)| {
         let (m, y) = (mixed.row(t), y.row(t));

@@ -109,7 +109,7 @@ impl Backend for Cpu {
         Ok(table.rows_of(&place.tokens))
     }
 
-    fn norm(&self, norm: &NormWeights<Self>, x: &Rows) -> Result<Rows> {
+    fn norm(&self, norm: &NormWeights<Self::Vector>, x: &Rows) -> Result<Rows> {
         Ok(norm::apply(norm, x))
     }
 
@@ -117,7 +117,7 @@ impl Backend for Cpu {
         Ok(w.apply(x))
     }
 
-    fn project_gated(&self, norm: &NormWeights<Self>, w: &Linear<'_>, r: &Rows) -> Result<Rows> {
+    fn project_gated(&self, norm: &NormWeights<Self::Vector>, w: &Linear<'_>, r: &Rows) -> Result<Rows> {
         Ok(elementwise::gated_halves(&self.project(norm, w, r)?))
     }
 
@@ -139,7 +139,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn conv(&self, conv: &Conv<Self>, x: &Rows, past: &mut Vec<f32>) -> Result<Rows> {
+    fn conv(&self, conv: &Conv<Self::Vector>, x: &Rows, past: &mut Vec<f32>) -> Result<Rows> {
         Ok(conv::apply(conv, x, past))
     }
 
@@ -195,22 +195,22 @@ impl Backend for Cpu {
         Ok(recurrence::outer_scan(heads, [q, k, v], &recurrence::decays(decay, q.rows()), state))
     }
 
-    fn gated_norm(&self, norm: &NormWeights<Self>, o: &Rows, gate: &Rows) -> Result<Rows> {
+    fn gated_norm(&self, norm: &NormWeights<Self::Vector>, o: &Rows, gate: &Rows) -> Result<Rows> {
         Ok(elementwise::silu_times(gate.clone(), &norm::per_head(norm, o)))
     }
 
     fn mega_attend(
         &self,
-        mega: &MegaWeights<Self>,
+        mega: &MegaWeights<Self::Vector>,
         mixed: &Rows,
         v: &Rows,
         place: &Place,
-        memory: &mut MegaMemory<Self>,
+        memory: &mut MegaMemory<Self::Vector>,
     ) -> Result<Rows> {
         Ok(mega::attend(mega, mixed, v, place.position, memory))
     }
 
-    fn mega_update(&self, mega: &MegaWeights<Self>, mixed: &Rows, y: &Rows, r: &mut Rows) -> Result<()> {
+    fn mega_update(&self, mega: &MegaWeights<Self::Vector>, mixed: &Rows, y: &Rows, r: &mut Rows) -> Result<()> {
         mega::update(mega, mixed, y, r);
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! Norms of the residual stream; sums in float64.
 
-use super::{Cpu, Rows};
+use super::Rows;
 use crate::backend::NormWeights;
 use rayon::prelude::*;
 use tamborim_model::NormKind;
 
 /// Every row of `x` normalized.
-pub fn apply(norm: &NormWeights<Cpu>, x: &Rows) -> Rows {
+pub fn apply(norm: &NormWeights<Vec<f32>>, x: &Rows) -> Rows {
     let mut y = x.clone();
     y.data.par_chunks_mut(x.cols).for_each(|row| match norm.norm.kind {
         NormKind::Rms => rms(row, &norm.weight, norm.norm.eps),
@@ -16,13 +16,13 @@ pub fn apply(norm: &NormWeights<Cpu>, x: &Rows) -> Rows {
 }
 
 /// RMSNorm of every head: as many channels as the norm has weights.
-pub fn per_head(norm: &NormWeights<Cpu>, x: &Rows) -> Rows {
+pub fn per_head(norm: &NormWeights<Vec<f32>>, x: &Rows) -> Rows {
     let mut y = x.clone();
     y.data.par_chunks_mut(norm.weight.len()).for_each(|head| rms(head, &norm.weight, norm.norm.eps));
     y
 }
 
-fn layer(row: &mut [f32], norm: &NormWeights<Cpu>) {
+fn layer(row: &mut [f32], norm: &NormWeights<Vec<f32>>) {
     let n = row.len() as f64;
     let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
     let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;

@@ -13,7 +13,7 @@ const MAX_WIDTH: usize = 8;
 const RUN: usize = 52;
 
 /// [`Backend::conv`](crate::Backend::conv); `past` is float32 in every mode.
-pub fn apply(cuda: &Cuda, conv: &Conv<Cuda>, x: &Rows, past: &Vector) -> Result<Rows> {
+pub fn apply(cuda: &Cuda, conv: &Conv<Vector>, x: &Rows, past: &Vector) -> Result<Rows> {
     if conv.width > MAX_WIDTH {
         let (limit, found) = (MAX_WIDTH, conv.width);
         return Err(DeviceError::Unsupported { what: "taps of a convolution", limit, found }.into());

@@ -223,7 +223,7 @@ impl Device {
     }
 
     /// Queues kernel `name` of `cuda/{file}.cu`. Number and sizes of the arguments are checked against what the kernel
-    /// declares; that addresses and extents are right is the caller's word, and what `tests/operations.rs` tests.
+    /// declares; that addresses and extents are right is the caller's word, and what `tests/operations/` tests.
     pub fn launch(
         &self,
         file: &'static str,

@@ -194,7 +194,7 @@ impl Kernel {
         &self,
         cuda: &Cuda,
         run: &Run,
-        norm: Option<&NormWeights<Cuda>>,
+        norm: Option<&NormWeights<Vector>>,
         x: &Rows,
         y: &Rows,
         y_kind: i32,
@@ -235,7 +235,7 @@ pub fn takes(cuda: &Cuda, tokens: usize, run: &Run) -> bool {
 }
 
 /// The run's columns of a product; [`takes`] says whether there is a kernel for it.
-pub fn product(cuda: &Cuda, run: &Run, norm: Option<&NormWeights<Cuda>>, x: &Rows, into: Into<'_>) -> Result<()> {
+pub fn product(cuda: &Cuda, run: &Run, norm: Option<&NormWeights<Vector>>, x: &Rows, into: Into<'_>) -> Result<()> {
     let Some(kernel) = Kernel::new(cuda, x.rows, run, false) else { unreachable!("asked before") };
     let y_kind = match (into, into.rows().kind) {
         (Into::Store(_), Kind::F32) => 0,
@@ -247,7 +247,7 @@ pub fn product(cuda: &Cuda, run: &Run, norm: Option<&NormWeights<Cuda>>, x: &Row
 
 /// `silu(gate) * up` of `norm(x)` into `y`, where there is a kernel for it: the upper half of a run of plain numbers is the
 /// gate, every other row of a quantized one. Whether there was.
-pub fn gated(cuda: &Cuda, run: &Run, norm: &NormWeights<Cuda>, x: &Rows, y: &Rows) -> Result<bool> {
+pub fn gated(cuda: &Cuda, run: &Run, norm: &NormWeights<Vector>, x: &Rows, y: &Rows) -> Result<bool> {
     if run.interleaved != run.format.is_quantized() {
         return Ok(false);
     }

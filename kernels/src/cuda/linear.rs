@@ -141,7 +141,7 @@ fn upload(cuda: &Cuda, format: Format, tensors: &[Tensor<'_>]) -> Result<(Block,
 }
 
 /// `norm(x) W^T + b`, or without a norm.
-pub fn apply(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Cuda>>, x: &Rows) -> Result<Rows> {
+pub fn apply(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Vector>>, x: &Rows) -> Result<Rows> {
     let y = cuda.new_rows(x.rows, w.outputs)?;
     product(cuda, w, norm, x, Into::Store(&y))?;
     Ok(y)
@@ -153,7 +153,7 @@ pub fn store(cuda: &Cuda, w: &Linear, x: &Rows, y: &Rows) -> Result<()> {
 }
 
 /// `norm(r) W^T + b` in float32.
-pub fn logits(cuda: &Cuda, w: &Linear, norm: &NormWeights<Cuda>, r: &Rows) -> Result<Rows> {
+pub fn logits(cuda: &Cuda, w: &Linear, norm: &NormWeights<Vector>, r: &Rows) -> Result<Rows> {
     let y = Rows::new(&cuda.device, r.rows, w.outputs, Kind::F32)?;
     product(cuda, w, Some(norm), r, Into::Store(&y))?;
     Ok(y)
@@ -165,7 +165,7 @@ pub fn add(cuda: &Cuda, w: &Linear, x: &Rows, r: &Rows) -> Result<()> {
 }
 
 /// `silu(gate) * up`.
-pub fn gated(cuda: &Cuda, w: &Linear, norm: &NormWeights<Cuda>, r: &Rows) -> Result<Rows> {
+pub fn gated(cuda: &Cuda, w: &Linear, norm: &NormWeights<Vector>, r: &Rows) -> Result<Rows> {
     if let [run] = w.runs.as_slice() {
         let y = cuda.new_rows(r.rows, w.outputs / 2)?;
         if gemv::gated(cuda, run, norm, r, &y)? {
@@ -175,7 +175,7 @@ pub fn gated(cuda: &Cuda, w: &Linear, norm: &NormWeights<Cuda>, r: &Rows) -> Res
     elementwise::gated_halves(cuda, &apply(cuda, w, Some(norm), r)?)
 }
 
-fn product(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Cuda>>, x: &Rows, into: Into<'_>) -> Result<()> {
+fn product(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Vector>>, x: &Rows, into: Into<'_>) -> Result<()> {
     let few = w.runs.iter().all(|run| gemv::takes(cuda, x.rows, run));
     let normed = match norm {
         Some(norm) if !few => Some(norm::apply(cuda, norm, x)?),

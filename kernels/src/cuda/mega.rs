@@ -2,7 +2,7 @@
 
 use super::device::Launch;
 use super::elementwise::{self, View};
-use super::rows::{Kind, Rows};
+use super::rows::{Kind, Rows, Vector};
 use super::{Cuda, Place};
 use crate::Result;
 use crate::backend::{MegaMemory, MegaWeights};
@@ -10,11 +10,11 @@ use crate::backend::{MegaMemory, MegaWeights};
 /// [`Backend::mega_attend`](crate::Backend::mega_attend), the part of each chunk in turn.
 pub fn attend(
     cuda: &Cuda,
-    mega: &MegaWeights<Cuda>,
+    mega: &MegaWeights<Vector>,
     mixed: &Rows,
     v: &Rows,
     place: &Place,
-    memory: &MegaMemory<Cuda>,
+    memory: &MegaMemory<Vector>,
 ) -> Result<Rows> {
     let out = cuda.new_rows(mixed.rows, mega.d_model)?;
     let mut first = 0;
@@ -31,11 +31,11 @@ pub fn attend(
 /// Tokens of one chunk, `first` of which come before them in this pass, the first one at place `start`.
 fn attend_part(
     cuda: &Cuda,
-    mega: &MegaWeights<Cuda>,
+    mega: &MegaWeights<Vector>,
     [mixed, v, out]: [&Rows; 3],
     place: &Place,
     [first, start]: [usize; 2],
-    memory: &MegaMemory<Cuda>,
+    memory: &MegaMemory<Vector>,
 ) -> Result<()> {
     let MegaWeights { d_model: d, z_dim, chunk, .. } = *mega;
     let (z, r) = (mixed.columns(d..d + z_dim), mixed.columns(d + z_dim..2 * d + z_dim));
@@ -150,7 +150,7 @@ fn attend_part(
 }
 
 /// [`Backend::mega_update`](crate::Backend::mega_update).
-pub fn update(cuda: &Cuda, mega: &MegaWeights<Cuda>, mixed: &Rows, y: &Rows, r: &Rows) -> Result<()> {
+pub fn update(cuda: &Cuda, mega: &MegaWeights<Vector>, mixed: &Rows, y: &Rows, r: &Rows) -> Result<()> {
     let (d, z) = (mega.d_model, mega.z_dim);
     let (u, h) = (mixed.columns(0..d), mixed.columns(2 * d + z..3 * d + z));
     let change = cuda.new_rows(r.rows, d)?;

@@ -209,7 +209,7 @@ impl Backend for Cuda {
         linear::embed(self, table, place)
     }
 
-    fn norm(&self, norm: &NormWeights<Self>, x: &Rows) -> Result<Rows> {
+    fn norm(&self, norm: &NormWeights<Self::Vector>, x: &Rows) -> Result<Rows> {
         norm::apply(self, norm, x)
     }
 
@@ -217,15 +217,15 @@ impl Backend for Cuda {
         linear::apply(self, w, None, x)
     }
 
-    fn project(&self, norm: &NormWeights<Self>, w: &Linear, r: &Rows) -> Result<Rows> {
+    fn project(&self, norm: &NormWeights<Self::Vector>, w: &Linear, r: &Rows) -> Result<Rows> {
         linear::apply(self, w, Some(norm), r)
     }
 
-    fn project_logits(&self, norm: &NormWeights<Self>, w: &Linear, r: &Rows) -> Result<Rows> {
+    fn project_logits(&self, norm: &NormWeights<Self::Vector>, w: &Linear, r: &Rows) -> Result<Rows> {
         linear::logits(self, w, norm, r)
     }
 
-    fn project_gated(&self, norm: &NormWeights<Self>, w: &Linear, r: &Rows) -> Result<Rows> {
+    fn project_gated(&self, norm: &NormWeights<Self::Vector>, w: &Linear, r: &Rows) -> Result<Rows> {
         linear::gated(self, w, norm, r)
     }
 
@@ -245,7 +245,7 @@ impl Backend for Cuda {
         elementwise::silu(self, x)
     }
 
-    fn conv(&self, conv: &Conv<Self>, x: &Rows, past: &mut Vector) -> Result<Rows> {
+    fn conv(&self, conv: &Conv<Self::Vector>, x: &Rows, past: &mut Vector) -> Result<Rows> {
         conv::apply(self, conv, x, past)
     }
 
@@ -272,22 +272,22 @@ impl Backend for Cuda {
         recurrence::outer_scan(self, heads, qkv, decay, state)
     }
 
-    fn gated_norm(&self, norm: &NormWeights<Self>, o: &Rows, gate: &Rows) -> Result<Rows> {
+    fn gated_norm(&self, norm: &NormWeights<Self::Vector>, o: &Rows, gate: &Rows) -> Result<Rows> {
         norm::gated(self, norm, o, gate)
     }
 
     fn mega_attend(
         &self,
-        mega: &MegaWeights<Self>,
+        mega: &MegaWeights<Self::Vector>,
         mixed: &Rows,
         v: &Rows,
         place: &Place,
-        memory: &mut MegaMemory<Self>,
+        memory: &mut MegaMemory<Self::Vector>,
     ) -> Result<Rows> {
         mega::attend(self, mega, mixed, v, place, memory)
     }
 
-    fn mega_update(&self, mega: &MegaWeights<Self>, mixed: &Rows, y: &Rows, r: &mut Rows) -> Result<()> {
+    fn mega_update(&self, mega: &MegaWeights<Self::Vector>, mixed: &Rows, y: &Rows, r: &mut Rows) -> Result<()> {
         mega::update(self, mega, mixed, y, r)
     }
 

@@ -1,14 +1,14 @@
 //! Norms.
 
 use super::device::Launch;
-use super::rows::Kind;
+use super::rows::{Kind, Vector};
 use super::{Cuda, Rows};
 use crate::Result;
 use crate::backend::NormWeights;
 use tamborim_model::NormKind;
 
 /// Every row normalized: float32 rows to activations.
-pub fn apply(cuda: &Cuda, norm: &NormWeights<Cuda>, x: &Rows) -> Result<Rows> {
+pub fn apply(cuda: &Cuda, norm: &NormWeights<Vector>, x: &Rows) -> Result<Rows> {
     if x.kind != Kind::F32 {
         return apply(cuda, norm, &super::elementwise::copied(cuda, x, Kind::F32)?);
     }
@@ -37,7 +37,7 @@ pub fn apply(cuda: &Cuda, norm: &NormWeights<Cuda>, x: &Rows) -> Result<Rows> {
 }
 
 /// RMSNorm of every head, times `silu(gate)`.
-pub fn gated(cuda: &Cuda, norm: &NormWeights<Cuda>, o: &Rows, gate: &Rows) -> Result<Rows> {
+pub fn gated(cuda: &Cuda, norm: &NormWeights<Vector>, o: &Rows, gate: &Rows) -> Result<Rows> {
     let out = cuda.new_rows(o.rows, o.cols)?;
     let values = norm.weight.len;
     let heads = o.cols / values;

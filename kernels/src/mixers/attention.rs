@@ -10,7 +10,7 @@ pub struct Attention<'a, B: Backend> {
     shape: AttentionShape,
     rope: Option<B::Rope>,
     qkv: B::Linear<'a>,
-    conv: Option<Conv<B>>,
+    conv: Option<Conv<B::Vector>>,
     output: B::Linear<'a>,
 }
 
@@ -50,7 +50,7 @@ impl<'a, B: Backend> Attention<'a, B> {
     pub fn forward(
         &self,
         ops: &B,
-        norm: &NormWeights<B>,
+        norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
         place: &B::Place,
         state: &mut AttentionState<B>,

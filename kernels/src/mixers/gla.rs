@@ -25,14 +25,10 @@ impl<'a, B: Backend> Gla<'a, B> {
         self.attention.start(ops)
     }
 
-    pub fn reserve(&self, _: &B, _: &mut B::Vector, _: u64) -> Result<bool> {
-        Ok(false)
-    }
-
     pub fn forward(
         &self,
         ops: &B,
-        norm: &NormWeights<B>,
+        norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
         _: &B::Place,
         state: &mut B::Vector,

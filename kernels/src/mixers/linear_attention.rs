@@ -11,7 +11,7 @@ pub struct LinearAttention<'a, B: Backend> {
     /// q, k, v, gate and whatever else depends on x.
     input: B::Linear<'a>,
     inputs: usize,
-    norm: NormWeights<B>,
+    norm: NormWeights<B::Vector>,
     output: B::Linear<'a>,
 }
 
@@ -43,7 +43,7 @@ impl<'a, B: Backend> LinearAttention<'a, B> {
         ops.zeros(self.heads.count * self.heads.keys * self.heads.values)
     }
 
-    pub fn project(&self, ops: &B, norm: &NormWeights<B>, r: &B::Rows) -> Result<Projected<B>> {
+    pub fn project(&self, ops: &B, norm: &NormWeights<B::Vector>, r: &B::Rows) -> Result<Projected<B>> {
         let x = ops.project(norm, &self.input, r)?;
         let (keys, values) = (self.heads.count * self.heads.keys, self.heads.count * self.heads.values);
         let gate = 2 * keys + values;

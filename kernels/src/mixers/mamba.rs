@@ -8,7 +8,7 @@ use tamborim_model::mixers::{self, SelectiveScan};
 /// Convolution and selective scan, with the projections that drive the scan.
 pub struct ScanMixer<'a, B: Backend> {
     d_inner: usize,
-    conv: Conv<B>,
+    conv: Conv<B::Vector>,
     x: B::Linear<'a>,
     scan: B::Scan<'a>,
 }
@@ -68,14 +68,10 @@ impl<'a, B: Backend> Mamba<'a, B> {
         self.mixer.start(ops)
     }
 
-    pub fn reserve(&self, _: &B, _: &mut ScanMixerState<B>, _: u64) -> Result<bool> {
-        Ok(false)
-    }
-
     pub fn forward(
         &self,
         ops: &B,
-        norm: &NormWeights<B>,
+        norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
         _: &B::Place,
         state: &mut ScanMixerState<B>,

@@ -12,14 +12,14 @@ pub struct Mega<'a, B: Backend> {
     value: B::Linear<'a>,
     scan: ScanMixer<'a, B>,
     mix: B::Linear<'a>,
-    attention: MegaWeights<B>,
+    attention: MegaWeights<B::Vector>,
     output: B::Linear<'a>,
 }
 
 /// What scan and attention carry.
 pub struct MegaState<B: Backend> {
     scan: ScanMixerState<B>,
-    memory: MegaMemory<B>,
+    memory: MegaMemory<B::Vector>,
 }
 
 impl<'a, B: Backend> Mega<'a, B> {
@@ -48,14 +48,10 @@ impl<'a, B: Backend> Mega<'a, B> {
         Ok(MegaState { scan: self.scan.start(ops)?, memory })
     }
 
-    pub fn reserve(&self, _: &B, _: &mut MegaState<B>, _: u64) -> Result<bool> {
-        Ok(false)
-    }
-
     pub fn forward(
         &self,
         ops: &B,
-        norm: &NormWeights<B>,
+        norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
         place: &B::Place,
         state: &mut MegaState<B>,

@@ -47,19 +47,11 @@ macro_rules! mixers {
                 }
             }
 
-            /// Makes room for what positions below `end` leave behind; whether anything moved for it.
-            pub fn reserve(&self, ops: &B, state: &mut MixerState<B>, end: u64) -> Result<bool> {
-                match (self, state) {
-                    $((Weights::$name(w), MixerState::$name(s)) => w.reserve(ops, s, end),)*
-                    _ => unreachable!("a state of another model"),
-                }
-            }
-
             /// Adds to the residual stream what the mixer makes of `norm(r)`.
             pub fn forward(
                 &self,
                 ops: &B,
-                norm: &NormWeights<B>,
+                norm: &NormWeights<B::Vector>,
                 r: &mut B::Rows,
                 place: &B::Place,
                 state: &mut MixerState<B>,
@@ -81,4 +73,15 @@ mixers! {
     Retention = retention::Retention<'a, B>, B::Vector;
     Gla = gla::Gla<'a, B>, B::Vector;
     Mega = mega::Mega<'a, B>, mega::MegaState<B>;
+}
+
+impl<B: Backend> Weights<'_, B> {
+    /// Makes room for what positions below `end` leave behind, which only attention's keys and values need; whether anything
+    /// moved for it.
+    pub fn reserve(&self, ops: &B, state: &mut MixerState<B>, end: u64) -> Result<bool> {
+        match (self, state) {
+            (Weights::Attention(w), MixerState::Attention(s)) => w.reserve(ops, s, end),
+            _ => Ok(false),
+        }
+    }
 }

@@ -23,11 +23,14 @@ impl<'a, B: Backend> SwiGlu<'a, B> {
         Ok(())
     }
 
-    pub fn reserve(&self, _: &B, (): &mut (), _: u64) -> Result<bool> {
-        Ok(false)
-    }
-
-    pub fn forward(&self, ops: &B, norm: &NormWeights<B>, r: &mut B::Rows, _: &B::Place, (): &mut ()) -> Result<()> {
+    pub fn forward(
+        &self,
+        ops: &B,
+        norm: &NormWeights<B::Vector>,
+        r: &mut B::Rows,
+        _: &B::Place,
+        (): &mut (),
+    ) -> Result<()> {
         let hidden = ops.project_gated(norm, &self.gate_up, r)?;
         ops.add_linear(&self.down, &hidden, r)
     }

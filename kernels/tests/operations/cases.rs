@@ -255,7 +255,7 @@ fn norm_weights<B: Backend>(
     numbers: &mut Numbers,
     kind: NormKind,
     d: usize,
-) -> (NormWeights<B>, Vec<f64>, Vec<f64>) {
+) -> (NormWeights<B::Vector>, Vec<f64>, Vec<f64>) {
     let (weight, bias) = (numbers.take(d), numbers.take(d));
     let (w, b) = (wide(&weight), wide(&bias));
     (NormWeights::new(ops, Norm { kind, eps: 1e-5 }, weight, bias).unwrap(), w, b)
