@@ -12,6 +12,7 @@ pub mod gguf;
 mod json;
 mod mapped;
 mod names;
+pub mod onnx;
 pub mod open;
 pub mod pytorch;
 pub mod safetensors;
