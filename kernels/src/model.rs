@@ -84,7 +84,7 @@ impl<'a, B: Backend> Model<'a, B> {
     }
 
     /// What it runs on.
-    pub fn backend(&self) -> &B {
+    pub fn backend(&self) -> &'a B {
         self.backend
     }
 

@@ -1,13 +1,13 @@
 use crate::cli::Bench;
 use crate::device::{Device, Mode, on_device};
 use crate::output::table;
+use crate::pipeline::runner::{Runner, Sequence};
 use crate::random::RandomModel;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use serde::Serialize;
 use std::time::Instant;
-use tamborim_kernels::{Backend, Logits, Model, State};
-use tamborim_quant::TensorSource;
+use tamborim_kernels::{Backend, Logits};
 
 pub fn run(args: &Bench) -> Result<Outcome> {
     if args.kernels {
@@ -15,12 +15,14 @@ pub fn run(args: &Bench) -> Result<Outcome> {
     }
     let opened = args.model.as_ref().map(|path| OpenModel::open(path, &args.open)).transpose()?;
     let random = args.random.as_ref().map(|config| RandomModel::new(config, args.to)).transpose()?;
-    let source: &dyn TensorSource = match (&opened, &random) {
-        (Some(model), _) => model.source(),
-        (None, Some(model)) => model,
-        (None, None) => return Err("expected a model, or --random with a configuration".into()),
-    };
-    on_device!(args.device.open(Mode::Fast)?, |backend| measure(&backend, args, source))
+    on_device!(args.device.open(Mode::Fast)?, |backend| {
+        let runtime = match (&opened, &random) {
+            (Some(model), _) => Runner::load(&backend, model)?,
+            (None, Some(model)) => Runner::own(&backend, model)?,
+            (None, None) => return Err("expected a model, or --random with a configuration".into()),
+        };
+        measure(&runtime, args)
+    })
 }
 
 /// Single kernels of the GPU.
@@ -61,13 +63,13 @@ struct Measured {
     speeds: Vec<Speed>,
 }
 
-fn measure<B: Backend>(backend: &B, args: &Bench, source: &dyn TensorSource) -> Result<Outcome> {
-    let runtime = Model::load(backend, source)?;
+fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome> {
+    let backend = runtime.backend();
     let vocab_size = runtime.plan().vocab_size;
     // A fixed walk over the vocabulary: the speed does not depend on which tokens they are.
     let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect::<Vec<_>>();
-    let forward = |tokens: &[u32], state: &mut State<B>| {
-        runtime.forward(tokens, state, Logits::Last, |rows| -> Result<()> {
+    let forward = |tokens: &[u32], sequence: &mut Sequence<'_, '_, B>| {
+        sequence.forward(tokens, Logits::Last, |rows| {
             // Reading waits for the device, as sampling does.
             backend.read(&rows)?;
             Ok(())
@@ -77,21 +79,21 @@ fn measure<B: Backend>(backend: &B, args: &Bench, source: &dyn TensorSource) -> 
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     // The first round only warms up: kernels are loaded, memory is taken, the decode step is recorded.
     for round in 0..=args.repeat {
-        let mut state = runtime.start()?;
+        let mut sequence = runtime.start()?;
         let started = Instant::now();
-        forward(&prompt, &mut state)?;
+        forward(&prompt, &mut sequence)?;
         let prefill_seconds = started.elapsed().as_secs_f64();
-        drop(state);
-        let mut state = runtime.start()?;
+        drop(sequence);
+        let mut sequence = runtime.start()?;
         if !before.is_empty() {
-            forward(&before, &mut state)?;
+            forward(&before, &mut sequence)?;
         }
         for token in &continuation[..continuation.len().min(3)] {
-            forward(&[*token], &mut state)?;
+            forward(&[*token], &mut sequence)?;
         }
         let started = Instant::now();
         for token in &continuation {
-            forward(&[*token], &mut state)?;
+            forward(&[*token], &mut sequence)?;
         }
         let decode_seconds = started.elapsed().as_secs_f64();
         if round > 0 {

@@ -1,10 +1,11 @@
 use crate::cli::Generate;
 use crate::device::{Mode, on_device};
+use crate::pipeline::runner::Runner;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::io::Write;
 use tamborim_kernels::sample::{Sampler, Sampling};
-use tamborim_kernels::{Backend, Logits, Model};
+use tamborim_kernels::{Backend, Logits};
 
 pub fn run(args: &Generate) -> Result<Outcome> {
     let model = OpenModel::open(&args.model, &args.open)?;
@@ -42,13 +43,13 @@ pub fn generate<B: Backend>(
     mut grown: impl FnMut(&str),
 ) -> Result<String> {
     let tokenizer = model.tokenizer()?;
-    let runtime = Model::load(backend, model.source())?;
+    let runtime = Runner::load(backend, model)?;
     let vocab_size = runtime.plan().vocab_size;
     let mut next: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)).collect();
     if next.is_empty() {
         return Err("--prompt: expected text, found none, and the tokenizer has no token to begin with".into());
     }
-    let mut state = runtime.start()?;
+    let mut sequence = runtime.start()?;
     // The decoder goes over the prompt first: whether a leading space is kept depends on what came before.
     let mut decoder = tokenizer.decoder();
     next.iter().for_each(|id| decoder.push(*id, &mut String::new()));
@@ -56,7 +57,7 @@ pub fn generate<B: Backend>(
     grown(&text);
     for _ in 0..n {
         let mut token = 0;
-        runtime.forward(&next, &mut state, Logits::Last, |logits| -> Result<()> {
+        sequence.forward(&next, Logits::Last, |logits| {
             token = sampler.next(&backend.read(&logits)?[..vocab_size]);
             Ok(())
         })?;

@@ -1,11 +1,12 @@
 use crate::cli::LogitsArgs;
 use crate::device::{Mode, on_device};
+use crate::pipeline::runner::Runner;
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use serde::Deserialize;
 use tamborim_converters::SafetensorsWriter;
-use tamborim_kernels::{Backend, Logits, Model};
+use tamborim_kernels::{Backend, Logits};
 
 pub fn run(args: &LogitsArgs) -> Result<Outcome> {
     let sequences = read_tokens(args)?;
@@ -15,7 +16,7 @@ pub fn run(args: &LogitsArgs) -> Result<Outcome> {
 }
 
 fn write<B: Backend>(backend: &B, args: &LogitsArgs, sequences: &Sequences, model: &OpenModel) -> Result<()> {
-    let runtime = Model::load(backend, model.source())?;
+    let runtime = Runner::load(backend, model)?;
     let vocab = runtime.plan().padded_vocab_size;
     let length = sequences.rows[0].len();
     let mut shape = vec![length, vocab];
@@ -25,11 +26,13 @@ fn write<B: Backend>(backend: &B, args: &LogitsArgs, sequences: &Sequences, mode
     let mut writer = SafetensorsWriter::create(&args.output, &[("logits", "F32", shape)])?;
     let progress = Progress::tokens("logits", (length * sequences.rows.len()) as u64);
     for row in &sequences.rows {
-        let mut state = runtime.start()?;
+        let mut sequence = runtime.start()?;
         for chunk in row.chunks(args.context.unwrap_or(backend.chunk())) {
-            runtime.forward(chunk, &mut state, Logits::All, |rows| -> Result<()> {
-                Ok(writer.put(bytemuck::cast_slice(&backend.read(&rows)?))?)
-            })?;
+            sequence.forward(
+                chunk,
+                Logits::All,
+                |rows| Ok(writer.put(bytemuck::cast_slice(&backend.read(&rows)?))?),
+            )?;
             progress.advance(chunk.len() as u64);
         }
     }

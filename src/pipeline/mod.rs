@@ -5,6 +5,7 @@ pub mod fingerprint;
 pub mod parity;
 pub mod quantize;
 pub mod report;
+pub mod runner;
 pub mod sampling;
 pub mod sensitivity;
 pub mod write;

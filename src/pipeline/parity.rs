@@ -3,11 +3,12 @@
 use super::report::*;
 use crate::Result;
 use crate::data::Tokens;
+use crate::pipeline::runner::{Runner, Sequence};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use tamborim_converters::gguf::CalibrationFile;
 use tamborim_kernels::parity::{Distance, summarize};
-use tamborim_kernels::{Backend, Logits, Model, State};
+use tamborim_kernels::{Backend, Logits};
 use tamborim_quant::{Calibration, Hessian, TensorSource};
 
 /// Runs both models over windows of `context` tokens and sums up. `tokens` holds one more than there are positions.
@@ -30,7 +31,7 @@ pub fn compare<B: Backend>(
         return Err(format!("data: token {token} at {i}: expected one of the vocabulary's {vocab_size}").into());
     }
     let progress = Progress::tokens("verify", positions as u64);
-    let models = [Model::load(backend, reference.source())?, Model::load(backend, candidate.source())?];
+    let models = [Runner::load(backend, reference)?, Runner::load(backend, candidate)?];
     let all = side_by_side(&models[0], &models[1], &tokens.ids, context, |n| progress.advance(n as u64))?;
     let seconds = progress.finish();
     let [_, model] = models;
@@ -67,8 +68,8 @@ pub fn compare<B: Backend>(
 
 /// How far two models' predictions of `ids[1..]` are apart, over windows of `context` tokens with fresh states.
 fn side_by_side<B: Backend>(
-    reference: &Model<'_, B>,
-    candidate: &Model<'_, B>,
+    reference: &Runner<'_, B>,
+    candidate: &Runner<'_, B>,
     ids: &[u32],
     context: usize,
     mut advanced: impl FnMut(usize),
@@ -78,13 +79,13 @@ fn side_by_side<B: Backend>(
     let vocab_size = reference.plan().vocab_size;
     let mut all = Vec::with_capacity(ids.len() - 1);
     while all.len() + 1 < ids.len() {
-        let mut states = [reference.start()?, candidate.start()?];
+        let (mut first, mut second) = (reference.start()?, candidate.start()?);
         let window = &ids[all.len()..ids.len().min(all.len() + context + 1)];
         let mut at = 0;
         while at + 1 < window.len() {
             let to = (at + step).min(window.len() - 1);
-            let a = chunk_logits(reference, &window[at..to], &mut states[0])?;
-            let b = chunk_logits(candidate, &window[at..to], &mut states[1])?;
+            let a = chunk_logits(&mut first, &window[at..to])?;
+            let b = chunk_logits(&mut second, &window[at..to])?;
             let found = backend.distances(&a, &b, vocab_size, &window[at + 1..=to])?;
             if let Some(i) = found.iter().position(|d| !(d.kld.is_finite() && d.mean_square_difference.is_finite())) {
                 let position = all.len() + i;
@@ -102,9 +103,9 @@ fn side_by_side<B: Backend>(
 }
 
 /// The logits of all of a chunk's tokens.
-fn chunk_logits<B: Backend>(model: &Model<'_, B>, tokens: &[u32], state: &mut State<B>) -> Result<B::Rows> {
+fn chunk_logits<B: Backend>(sequence: &mut Sequence<'_, '_, B>, tokens: &[u32]) -> Result<B::Rows> {
     let mut rows = None;
-    model.forward(tokens, state, Logits::All, |r| -> Result<()> {
+    sequence.forward(tokens, Logits::All, |r| {
         rows = Some(r);
         Ok(())
     })?;
@@ -116,13 +117,13 @@ const MODE_POSITIONS: usize = 16384;
 
 /// How far the device's two modes are apart on a model.
 fn mode_distance<B: Backend>(
-    model: Model<'_, B>,
+    model: Runner<'_, B>,
     opened: &OpenModel,
     ids: &[u32],
     context: usize,
 ) -> Result<Option<ModeDistance>> {
     let Some(backend) = model.backend().other_mode()? else { return Ok(None) };
-    let other = Model::load(&backend, opened.source())?;
+    let other = Runner::load(&backend, opened)?;
     let ids = &ids[..ids.len().min(MODE_POSITIONS + 1)];
     let found = match model.backend().is_exact() {
         true => side_by_side(&model, &other, ids, context, |_| ())?,
