@@ -39,6 +39,30 @@ pub enum Error {
         /// Shape of the tensor, slowest dimension first.
         shape: Vec<usize>,
     },
+    /// No grid of MatMulNBits.
+    #[error(
+        "int{bits} in blocks of {block_len}, scales {scales}: expected 4 or 8 bits, blocks of 16, 32, 64 or 128 and float scales"
+    )]
+    NBits {
+        /// Bits of an element.
+        bits: u8,
+        /// Elements of a block.
+        block_len: usize,
+        /// What scales are stored as.
+        scales: Format,
+    },
+    /// An array of a MatMulNBits matrix does not match its shape.
+    #[error("{what} of a {shape:?} matrix take {expected} bytes, found {found}")]
+    NBitsLength {
+        /// Codes, scales or zero points.
+        what: &'static str,
+        /// Rows and columns.
+        shape: [usize; 2],
+        /// Bytes that the shape takes.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
     /// The second moments are of an input of another width than the rows.
     #[error("second moments of {found} channels for rows of {expected} elements")]
     HessianExtent {

@@ -2,6 +2,7 @@
 //! with scales and minimums that are stored themselves. One [`Grid`] in each quantized format's file.
 
 use crate::codebook::Codebook;
+use crate::float16::{bf16_to_f32, f32_to_bf16};
 use crate::lanes::Lanes;
 use crate::search::{Grid as _, Levels};
 
@@ -39,14 +40,24 @@ pub(crate) enum Codes {
 pub(crate) enum Factor {
     /// Always zero.
     None,
-    /// An f16 of its own.
-    Own,
+    /// A float of its own.
+    Float(Float),
     /// An integer between two under an f16 of the block's.
     Under(Levels),
+    /// An integer between two, times the group's scale: a zero point.
+    OfScale(Levels),
 }
 
-/// The scales of a block: of group `g` they are `d * scale[g]` and `dmin * minimum[g]`. What is [`Factor::Own`] stands in
-/// `scale` or `minimum`, with `d` or `dmin` 1.
+/// The floats that scales are stored as.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Float {
+    F16,
+    Bf16,
+    F32,
+}
+
+/// The scales of a block: of group `g` they are `d * scale[g]` and `dmin * minimum[g]`. What is [`Factor::Float`] or
+/// [`Factor::OfScale`] stands in `scale` or `minimum`, with `d` or `dmin` 1.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Scales {
     pub(crate) d: f32,
@@ -74,6 +85,15 @@ impl Grid {
         }
     }
 
+    /// The minimums that groups of scale `s` have by their factors.
+    #[inline(always)]
+    pub(crate) fn minimum_of<const N: usize>(&self, s: Lanes<N>, dmin: Lanes<N>, factor: Lanes<N>) -> Lanes<N> {
+        match self.minimum {
+            Factor::OfScale(_) => s * factor,
+            _ => dmin * factor,
+        }
+    }
+
     /// The code of the level nearest to `x * inverse`.
     #[inline(always)]
     pub(crate) fn code<const N: usize>(&self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
@@ -90,8 +110,20 @@ impl Factor {
     pub(crate) fn nearest<const N: usize>(self, x: Lanes<N>) -> Lanes<N> {
         match self {
             Factor::None => Lanes::ZERO,
-            Factor::Own => x.to_f16_grid(),
-            Factor::Under(levels) => x.clamp(levels.low, levels.high).round(),
+            Factor::Float(float) => float.nearest(x),
+            Factor::Under(levels) | Factor::OfScale(levels) => x.clamp(levels.low, levels.high).round(),
+        }
+    }
+}
+
+impl Float {
+    /// The nearest finite number.
+    #[inline(always)]
+    pub(crate) fn nearest<const N: usize>(self, x: Lanes<N>) -> Lanes<N> {
+        match self {
+            Float::F16 => x.to_f16_grid(),
+            Float::Bf16 => x.map(|x| bf16_to_f32(f32_to_bf16(x))),
+            Float::F32 => x,
         }
     }
 }

@@ -5,6 +5,9 @@
 //! encoder. Encoders share the scale searches of `search.rs`, which work on sixteen or eight groups side by side
 //! (`lanes.rs`). Every decoder and encoder is compiled for several instruction sets (`simd.rs`) with equal results, bit
 //! for bit: bytes depend neither on the machine nor on the thread count.
+//!
+//! [`NBitsMatrix`] is the same for the operator MatMulNBits of ONNX Runtime, whose codes, scales and zero points are arrays of
+//! their own.
 
 mod allocation;
 mod calibrated;
@@ -16,6 +19,7 @@ mod format;
 mod formats;
 mod grid;
 mod lanes;
+mod nbits;
 mod recipe;
 mod search;
 mod simd;
@@ -28,6 +32,7 @@ pub use calibrated::{Effort, Hessian};
 pub use calibration::{Calibration, Moments};
 pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};
+pub use nbits::{NBits, NBitsMatrix};
 pub use recipe::{Choice, Recipe};
 pub use source::{SourceError, TensorSource};
 pub use sums::{Sums, accumulate};

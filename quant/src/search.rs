@@ -7,10 +7,11 @@
 pub(crate) mod minimums;
 pub(crate) mod scales;
 
+use crate::grid::Float;
 use crate::lanes::{Lanes, load};
 
 /// Groups whose magnitudes stay below this are zero: no f16 scale can hold them.
-const TINY: f32 = 1e-15;
+pub(crate) const TINY: f32 = 1e-15;
 
 /// `N` candidates from `first` on, `step` apart.
 pub(crate) const fn steps<const N: usize>(first: f32, step: f32) -> [f32; N] {
@@ -122,20 +123,21 @@ pub(crate) fn scale<const N: usize, const LEN: usize>(
     best_scale
 }
 
-/// Improves a scale that will be stored as f16: rounds it, assigns levels, refits, `passes` times; the best one seen.
+/// Improves a scale that will be stored as a float: rounds it, assigns levels, refits, `passes` times; the best one seen.
 #[inline(always)]
 pub(crate) fn refine<const N: usize, const LEN: usize>(
     x: &[Lanes<N>; LEN],
     w: &[Lanes<N>; LEN],
     grid: impl Grid,
+    stored: Float,
     start: Lanes<N>,
     passes: usize,
 ) -> Lanes<N> {
-    let mut best_scale = start.to_f16_grid();
+    let mut best_scale = stored.nearest(start);
     let mut last = fit(x, w, grid, best_scale);
     let mut best = last.error;
     for _ in 0..passes {
-        let scale = last.qx.div_or_zero(last.qq).to_f16_grid();
+        let scale = stored.nearest(last.qx.div_or_zero(last.qq));
         last = fit(x, w, grid, scale);
         best_scale = Lanes::if_less(last.error, best, scale, best_scale);
         best = best.min(last.error);

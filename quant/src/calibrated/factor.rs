@@ -3,6 +3,7 @@
 use crate::Moments;
 use crate::simd::{Level, dispatch};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// What is added to the diagonal, relative to its mean: without it channels that hardly ever fire would take up any error
 /// that helps the others.
@@ -56,6 +57,28 @@ impl Hessian {
     /// Channels.
     pub fn width(&self) -> usize {
         self.parts.iter().map(|p| p.n).sum()
+    }
+
+    /// The same for rows with zeros after them, up to `width`: channels that no input ever reaches.
+    pub(crate) fn padded(&self, width: usize) -> Cow<'_, Hessian> {
+        let added = width - self.width();
+        if added == 0 || self.parts.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut parts = self.parts.clone();
+        let last = parts.len() - 1;
+        let Part { n, h } = &self.parts[last];
+        let wider = n + added;
+        let mean = (0..*n).map(|i| h[i * (n + 1)]).sum::<f64>() / *n as f64;
+        let mut padded = vec![0.0; wider * wider];
+        for i in 0..wider {
+            match h.chunks_exact(*n).nth(i) {
+                Some(row) => padded[i * wider..][..*n].copy_from_slice(row),
+                None => padded[i * (wider + 1)] = mean,
+            }
+        }
+        parts[last] = Part { n: wider, h: padded };
+        Cow::Owned(Hessian { parts })
     }
 
     /// The diagonal.

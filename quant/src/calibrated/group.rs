@@ -22,9 +22,9 @@ const WITH_MINIMUM: [[f32; 2]; 9] =
     [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [2.0, 2.0], [-2.0, -2.0]];
 const WITHOUT: [[f32; 2]; 7] = [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-4.0, 0.0], [4.0, 0.0]];
 
-/// What a step changes an f16 scale by, relative to it.
+/// What a step changes a float scale by, relative to it.
 const SCALE_STEP: f32 = 0.015;
-/// What a step changes an f16 minimum by, relative to the scale.
+/// What a step changes a float minimum by, relative to the scale.
 const MINIMUM_STEP: f32 = 0.25;
 
 /// Finds, of the scales and minimums around the present ones, those whose codes have the least error, and the codes.
@@ -46,7 +46,8 @@ pub(super) fn search<const LEN: usize>(
     let steps: &[[f32; 2]] = if matches!(grid.minimum, Factor::None) { &WITHOUT } else { &WITH_MINIMUM };
     for step in steps {
         let (scale, minimum) = moved(grid, present, *step);
-        let (s, m) = (d * scale, dmin * minimum);
+        let s = d * scale;
+        let m = grid.minimum_of(s, dmin, minimum);
         let inverse = Lanes::splat(1.0).div_or_zero(s);
         let mut e = [Lanes::ZERO; LEN];
         let mut q = [Lanes::ZERO; LEN];
@@ -75,11 +76,11 @@ pub(super) fn search<const LEN: usize>(
 #[inline(always)]
 fn moved<const LEN: usize>(grid: &Grid, from: &Group<LEN>, [ds, dm]: [f32; 2]) -> (Row16, Row16) {
     let scale = match grid.scale {
-        Factor::Own => from.scale * Lanes::splat(1.0 + ds * SCALE_STEP),
+        Factor::Float(_) => from.scale * Lanes::splat(1.0 + ds * SCALE_STEP),
         _ => from.scale + Lanes::splat(ds),
     };
     let minimum = match grid.minimum {
-        Factor::Own => from.minimum + from.scale * Lanes::splat(dm * MINIMUM_STEP),
+        Factor::Float(_) => from.minimum + from.scale * Lanes::splat(dm * MINIMUM_STEP),
         _ => from.minimum + Lanes::splat(dm),
     };
     (grid.scale.nearest(scale), grid.minimum.nearest(minimum))
@@ -109,7 +110,8 @@ pub(super) fn descend<const LEN: usize>(
     group: &mut Group<LEN>,
     sweeps: usize,
 ) {
-    let (s, m) = (d * group.scale, dmin * group.minimum);
+    let s = d * group.scale;
+    let m = grid.minimum_of(s, dmin, group.minimum);
     let inverse = Lanes::splat(1.0).div_or_zero(s);
     let mut gradient = [Lanes::ZERO; LEN];
     for i in 0..LEN {

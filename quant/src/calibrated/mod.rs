@@ -16,6 +16,7 @@ mod rows;
 
 pub use factor::Hessian;
 
+use crate::grid::Grid;
 use crate::simd::Level;
 use crate::{Error, Format, Result, Tensor};
 use factor::Panels;
@@ -55,25 +56,42 @@ impl Tensor<'_> {
         }
         // Where the passes begin: the search that knows the diagonal alone.
         let mut tensor = Tensor::quantize(values, shape, to, Some(&hessian.importance()))?;
-        let Some(grid) = to.info().grid else { return Ok(tensor) };
-        if hessian.parts().iter().any(|part| !to.fits(part.width())) {
-            return Ok(tensor);
-        }
-        let row_bytes = tensor.row_bytes();
-        let level = Level::best();
-        let mut first = 0;
-        for part in hessian.parts() {
-            let n = part.width();
-            let panels = Panels::new(part, grid.group_len);
-            let matrix = Matrix { format: to, grid, panels: &panels, cols, first, row_bytes, passes: effort.passes };
-            tensor
-                .bytes
-                .to_mut()
-                .par_chunks_mut(LANES * row_bytes)
-                .zip(values.par_chunks(LANES * cols))
-                .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
-            first += n;
+        if let Some(grid) = to.info().grid {
+            let row_bytes = tensor.row_bytes();
+            let blocks = Blocks { grid, len: to.block_len(), bytes: to.block_bytes(), row_bytes };
+            round(&blocks, values, hessian, effort, tensor.bytes.to_mut());
         }
         Ok(tensor)
+    }
+}
+
+/// How rows are cut into blocks.
+pub(crate) struct Blocks<'g> {
+    pub(crate) grid: &'g Grid,
+    /// Elements of a block.
+    pub(crate) len: usize,
+    /// Bytes of a block.
+    pub(crate) bytes: usize,
+    /// Bytes of a row.
+    pub(crate) row_bytes: usize,
+}
+
+/// Rounds `values` anew, on all threads: `encoded` holds what a search that knows only the diagonal made of them, and takes
+/// the result. Nothing is done where diagonal blocks of the Hessian are not whole blocks.
+pub(crate) fn round(blocks: &Blocks<'_>, values: &[f32], hessian: &Hessian, effort: Effort, encoded: &mut [u8]) {
+    if hessian.parts().iter().any(|part| !part.width().is_multiple_of(blocks.len)) {
+        return;
+    }
+    let cols = hessian.width();
+    let level = Level::best();
+    let mut first = 0;
+    for part in hessian.parts() {
+        let panels = Panels::new(part, blocks.grid.group_len);
+        let matrix = Matrix { blocks, panels: &panels, cols, first, passes: effort.passes };
+        encoded
+            .par_chunks_mut(LANES * blocks.row_bytes)
+            .zip(values.par_chunks(LANES * cols))
+            .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
+        first += part.width();
     }
 }

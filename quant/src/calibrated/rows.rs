@@ -1,10 +1,10 @@
 //! Sixteen rows of a matrix, from the first column to the last, and again.
 
+use super::Blocks;
 use super::factor::Panels;
 pub(super) use super::group::LANES;
 use super::group::{Group, Row16, descend, search};
-use crate::Format;
-use crate::grid::{Grid, MAX_GROUPS, Scales};
+use crate::grid::{MAX_GROUPS, Scales};
 use crate::lanes::Lanes;
 use crate::simd::dispatch;
 
@@ -15,13 +15,11 @@ const WIDTH: usize = 16;
 
 /// What all rows of a matrix share.
 pub(super) struct Matrix<'m> {
-    pub(super) format: Format,
-    pub(super) grid: &'m Grid,
+    pub(super) blocks: &'m Blocks<'m>,
     pub(super) panels: &'m Panels,
     /// Columns of a row, and the first of those that the panels are about.
     pub(super) cols: usize,
     pub(super) first: usize,
-    pub(super) row_bytes: usize,
     pub(super) passes: usize,
 }
 
@@ -30,8 +28,10 @@ dispatch!(pub(super) fn round = round_body(matrix: &Matrix<'_>, values: &[f32], 
 /// Up to sixteen rows: `bytes` holds their scales, as a search left them, and takes the result.
 #[inline(always)]
 fn round_body(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]) {
-    match matrix.grid.group_len {
+    match matrix.blocks.grid.group_len {
         16 => Rows::<16>::load(matrix, values, bytes).round(bytes),
+        64 => Rows::<64>::load(matrix, values, bytes).round(bytes),
+        128 => Rows::<128>::load(matrix, values, bytes).round(bytes),
         _ => Rows::<32>::load(matrix, values, bytes).round(bytes),
     }
 }
@@ -50,7 +50,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
     #[inline(always)]
     fn load(matrix: &'m Matrix<'m>, values: &[f32], bytes: &[u8]) -> Self {
         let groups = matrix.panels.groups.len();
-        let (block_len, block_bytes) = (matrix.format.block_len(), matrix.format.block_bytes());
+        let Blocks { len: block_len, bytes: block_bytes, row_bytes, .. } = *matrix.blocks;
         let per_block = block_len / LEN;
         let none = Group { scale: Lanes::ZERO, minimum: Lanes::ZERO, q: [Lanes::ZERO; LEN] };
         let mut rows = Rows {
@@ -68,9 +68,9 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
             }
         }
         let start = matrix.first / block_len * block_bytes;
-        for (l, row) in bytes.chunks_exact(matrix.row_bytes).enumerate() {
+        for (l, row) in bytes.chunks_exact(row_bytes).enumerate() {
             for b in 0..rows.blocks.len() {
-                let scales = (matrix.grid.read)(&row[start + b * block_bytes..][..block_bytes]);
+                let scales = (matrix.blocks.grid.read)(&row[start + b * block_bytes..][..block_bytes]);
                 (rows.blocks[b][0].0[l], rows.blocks[b][1].0[l]) = (scales.d, scales.dmin);
                 for i in 0..per_block {
                     let group = &mut rows.groups[b * per_block + i];
@@ -92,7 +92,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
 
     #[inline(always)]
     fn block_of(&self, group: usize) -> [Row16; 2] {
-        self.blocks[group * LEN / self.matrix.format.block_len()]
+        self.blocks[group * LEN / self.matrix.blocks.len]
     }
 
     #[inline(always)]
@@ -104,7 +104,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
             for j in 0..LEN {
                 base[j] = base[j] + left[j];
             }
-            let (grid, block) = (self.matrix.grid, self.block_of(g));
+            let (grid, block) = (self.matrix.blocks.grid, self.block_of(g));
             let found = search(grid, block, &self.w[g], &base, &panel.feedback, &self.groups[g], false);
             self.take(g, found);
         }
@@ -121,7 +121,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
             for j in 0..LEN {
                 target[j] = target[j] + correction[j];
             }
-            let (grid, block) = (self.matrix.grid, self.block_of(g));
+            let (grid, block) = (self.matrix.blocks.grid, self.block_of(g));
             let mut found = search(grid, block, &target, &target, &panel.refinement, &present, true);
             descend(grid, block, &target, &panel.h[g * LEN * LEN..][..LEN * LEN], &mut found, SWEEPS);
             self.take(g, found);
@@ -139,17 +139,19 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
     #[inline(always)]
     fn store(&self, bytes: &mut [u8]) {
         let matrix = self.matrix;
-        let (block_len, block_bytes) = (matrix.format.block_len(), matrix.format.block_bytes());
+        let Blocks { len: block_len, bytes: block_bytes, row_bytes, .. } = *matrix.blocks;
         let per_block = block_len / LEN;
         let start = matrix.first / block_len * block_bytes;
         let codes: Vec<[Row16; LEN]> = (0..self.groups.len())
             .map(|g| {
                 let ([d, dmin], group) = (self.block_of(g), &self.groups[g]);
-                let inverse = Lanes::splat(1.0).div_or_zero(d * group.scale);
-                group.q.map(|q| matrix.grid.code(q + dmin * group.minimum, inverse))
+                let s = d * group.scale;
+                let m = matrix.blocks.grid.minimum_of(s, dmin, group.minimum);
+                let inverse = Lanes::splat(1.0).div_or_zero(s);
+                group.q.map(|q| matrix.blocks.grid.code(q + m, inverse))
             })
             .collect();
-        for (l, row) in bytes.chunks_exact_mut(matrix.row_bytes).enumerate() {
+        for (l, row) in bytes.chunks_exact_mut(row_bytes).enumerate() {
             for (b, [d, dmin]) in self.blocks.iter().enumerate() {
                 let mut scales =
                     Scales { d: d.0[l], dmin: dmin.0[l], scale: [0.0; MAX_GROUPS], minimum: [0.0; MAX_GROUPS] };
@@ -163,7 +165,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
                     }
                 }
                 let block = &mut row[start + b * block_bytes..][..block_bytes];
-                (matrix.grid.write)(&scales, &block_codes[..block_len], block);
+                (matrix.blocks.grid.write)(&scales, &block_codes[..block_len], block);
             }
         }
     }

@@ -10,7 +10,7 @@
 
 use crate::codebook::{Codebook, FINE_TRIES, TRIES, VALUES};
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
-use crate::grid::{Codes, Factor, Grid, Scales};
+use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{refine, scale, weights};
 use crate::simd::dispatch;
@@ -24,7 +24,7 @@ const LIMIT: f32 = F16_MAX * 113.0;
 pub(crate) const GRID: Option<&Grid> = Some(&Grid {
     group_len: BLOCK_LEN,
     codes: Codes::Table,
-    scale: Factor::Own,
+    scale: Factor::Float(Float::F16),
     minimum: Factor::None,
     read: read_block,
     write: write_block,
@@ -54,7 +54,7 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let x = load::<LANES, BLOCK_LEN>(&values[here.clone()], LIMIT);
         let spread = x.iter().fold(Lanes::ZERO, |sum, x| sum + *x * *x) * Lanes::splat(2.0 / BLOCK_LEN as f32);
         let w = weights(&x, importance.map(|a| &a[here]), Some(spread));
-        let d = refine(&x, &w, Codebook, scale(&x, &w, Codebook, tries), 1);
+        let d = refine(&x, &w, Codebook, Float::F16, scale(&x, &w, Codebook, tries), 1);
         let inverse = Lanes::splat(1.0).div_or_zero(d);
         let q = store(&x, |x| Codebook.index(x, inverse));
         for (l, block) in out.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {

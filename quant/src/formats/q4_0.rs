@@ -9,7 +9,7 @@
 //! With importance `a` (one value a column) element errors weigh `a * sqrt(mean of x^2 over the row + x^2)`, as in ggml.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
-use crate::grid::{Codes, Factor, Grid, Scales};
+use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{Grid as _, Levels, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
@@ -28,7 +28,7 @@ const FINE_TRIES: [f32; 24] = steps(-9.4, 0.13);
 pub(crate) const GRID: Option<&Grid> = Some(&Grid {
     group_len: BLOCK_LEN,
     codes: Codes::Integers(LEVELS),
-    scale: Factor::Own,
+    scale: Factor::Float(Float::F16),
     minimum: Factor::None,
     read: read_block,
     write: write_block,
@@ -58,7 +58,7 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let here = batch * step..values.len().min((batch + 1) * step);
         let x = load::<LANES, BLOCK_LEN>(&values[here.clone()], LIMIT);
         let w = weights(&x, importance.map(|a| &a[here]), Some(Lanes::splat(row_mean)));
-        let d = refine(&x, &w, LEVELS, scale(&x, &w, LEVELS, tries), 1);
+        let d = refine(&x, &w, LEVELS, Float::F16, scale(&x, &w, LEVELS, tries), 1);
         let inverse = Lanes::splat(1.0).div_or_zero(d);
         let q = store(&x, |x| LEVELS.nearest(x, inverse));
         for (l, block) in out.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {

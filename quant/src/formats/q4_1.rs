@@ -10,7 +10,7 @@
 //! The minimum may have any sign, with importance too, where ggml keeps it at or below zero.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
-use crate::grid::{Codes, Factor, Grid, Scales};
+use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{Grid as _, Levels, mean_square, refine, scale_and_minimum, steps, weights};
 use crate::simd::dispatch;
@@ -30,8 +30,8 @@ const FINE_OFFSETS: [f32; 48] = steps(-2.6, 0.08);
 pub(crate) const GRID: Option<&Grid> = Some(&Grid {
     group_len: BLOCK_LEN,
     codes: Codes::Integers(LEVELS),
-    scale: Factor::Own,
-    minimum: Factor::Own,
+    scale: Factor::Float(Float::F16),
+    minimum: Factor::Float(Float::F16),
     read: read_block,
     write: write_block,
 });
@@ -67,7 +67,7 @@ fn encode_body(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let (d, above) = scale_and_minimum(&x, &w, LEVELS.high, true, offsets);
         let m = (least - above).to_f16_grid();
         x = x.map(|x| x + (least - m));
-        let d = refine(&x, &w, LEVELS, d, 1);
+        let d = refine(&x, &w, LEVELS, Float::F16, d, 1);
         let inverse = Lanes::splat(1.0).div_or_zero(d);
         let q = store(&x, |x| LEVELS.nearest(x, inverse));
         for (l, block) in out.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {

@@ -9,7 +9,7 @@
 //! Encoding weighs all elements alike, as ggml does for this type: importance is ignored.
 
 use crate::float16::{F16_MAX, f16_to_f32, f32_to_f16};
-use crate::grid::{Codes, Factor, Grid, Scales};
+use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{Grid as _, Levels, refine, start_scale};
 use crate::simd::dispatch;
@@ -23,7 +23,7 @@ const LEVELS: Levels = Levels { low: -128.0, high: 127.0 };
 pub(crate) const GRID: Option<&Grid> = Some(&Grid {
     group_len: BLOCK_LEN,
     codes: Codes::Integers(LEVELS),
-    scale: Factor::Own,
+    scale: Factor::Float(Float::F16),
     minimum: Factor::None,
     read: read_block,
     write: write_block,
@@ -47,7 +47,7 @@ fn encode_body(values: &[f32], _importance: Option<&[f32]>, out: &mut [u8]) {
     for (values, out) in values.chunks(LANES * BLOCK_LEN).zip(out.chunks_mut(LANES * BLOCK_BYTES)) {
         let x = load::<LANES, BLOCK_LEN>(values, F16_MAX * 127.0);
         let w = [Lanes::splat(1.0); BLOCK_LEN];
-        let d = refine(&x, &w, LEVELS, start_scale(&x, -128.0), 1);
+        let d = refine(&x, &w, LEVELS, Float::F16, start_scale(&x, -128.0), 1);
         let inverse = Lanes::splat(1.0).div_or_zero(d);
         let q = store(&x, |x| LEVELS.nearest(x, inverse));
         for (l, block) in out.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
