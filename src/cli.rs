@@ -19,7 +19,7 @@ pub struct Cli {
 enum Command {
     /// Show what a model file holds
     Inspect(Inspect),
-    /// Convert a checkpoint to GGUF or safetensors
+    /// Convert a checkpoint to GGUF, ONNX or safetensors
     Convert(Convert),
     /// Gather what quantize should preserve: second moments of the inputs of a model's linear maps, on text
     Calibrate(Calibrate),
@@ -110,7 +110,7 @@ pub enum Dtype {
 pub struct Convert {
     /// Checkpoint, safetensors file, Hugging Face folder or GGUF
     pub source: PathBuf,
-    /// File to write: .gguf or .safetensors
+    /// File to write: .gguf, .onnx or .safetensors
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     #[command(flatten)]
@@ -118,6 +118,9 @@ pub struct Convert {
     /// Type of the linear maps
     #[arg(long, value_enum, default_value = "source")]
     pub dtype: Dtype,
+    /// ONNX: only standard operators, none of ONNX Runtime's own
+    #[arg(long)]
+    pub pure_onnx: bool,
 }
 
 /// How calibration text is drawn.

@@ -1,7 +1,9 @@
 //! Inputs to begin with: the committed fixtures, and small files made here that mutations get further into.
 
 use std::path::{Path, PathBuf};
-use tamborim_converters::gguf::{CalibrationWriter, Facts, GgufWriter, Input, write_plan, write_tokenizer};
+use tamborim_converters::gguf::{
+    Architecture, CalibrationWriter, Facts, GgufWriter, Input, write_plan, write_tokenizer,
+};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
 use tamborim_quant::Sums;
 
@@ -213,7 +215,7 @@ fn ggufs() -> Vec<Vec<u8>> {
         }
         let path = folder.path().join(format!("{number}.gguf"));
         let mut writer = GgufWriter::create(&path).expect("a file");
-        write_plan(&mut writer.metadata, &plan);
+        write_plan(&mut writer.metadata, &plan, Architecture::of(&plan));
         if number == 0 {
             write_tokenizer(&mut writer.metadata, &tokenizer, tokenizer.vocab_size() + 2).expect("written");
         }

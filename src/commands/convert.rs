@@ -1,8 +1,10 @@
 use crate::cli::{Convert, Dtype};
 use crate::output::bytes;
-use crate::pipeline::write::{Written, nearest, write_gguf, write_safetensors};
+use crate::pipeline::write::{Written, as_float, nearest, write_gguf, write_safetensors};
+use crate::pipeline::write_onnx::write_onnx;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
+use tamborim_converters::onnx::{Options, Storage};
 use tamborim_model::TensorSpec;
 use tamborim_quant::Format;
 
@@ -13,10 +15,14 @@ pub fn run(args: &Convert) -> Result<Outcome> {
     let choose = |spec: &TensorSpec| chosen(args.dtype, &model, spec);
     let Written { bytes: written, seconds } = match extension {
         "gguf" => write_gguf(&model, &args.output, "convert", choose, nearest)?,
+        "onnx" => {
+            let storage = |spec: &TensorSpec| Ok(Storage::Float(as_float(choose(spec)?)));
+            write_onnx(&model, &args.output, "convert", Options { pure: args.pure_onnx }, storage)?
+        }
         "safetensors" => write_safetensors(&model, &args.output, choose)?,
         _ => {
             let output = args.output.display();
-            return Err(format!("{output}: expected a file name that ends in .gguf or .safetensors").into());
+            return Err(format!("{output}: expected a file name that ends in .gguf, .onnx or .safetensors").into());
         }
     };
     eprintln!(

@@ -9,3 +9,4 @@ pub mod runner;
 pub mod sampling;
 pub mod sensitivity;
 pub mod write;
+pub mod write_onnx;

@@ -6,9 +6,9 @@ use crate::source::{OpenModel, files_of};
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use tamborim_converters::SafetensorsWriter;
-use tamborim_converters::gguf::{Architecture, GgufWriter, write_plan, write_tokenizer};
+use tamborim_converters::gguf::{Architecture, GgufWriter, Metadata, write_plan, write_tokenizer};
 use tamborim_model::{Naming, TensorSpec, View};
 use tamborim_quant::{Format, Tensor, TensorSource};
 
@@ -38,7 +38,8 @@ pub fn write_gguf(
     let specs = source.plan().tensors();
     let formats = specs.iter().map(&choose).collect::<Result<Vec<_>>>()?;
     let mut writer = GgufWriter::create(output)?;
-    write_plan(&mut writer.metadata, source.plan());
+    let architecture = Architecture::of(source.plan());
+    write_plan(&mut writer.metadata, source.plan(), architecture);
     writer.metadata.insert("general.file_type", dominant(&specs, &formats).file_type());
     if formats.iter().any(|f| f.is_quantized()) {
         writer.metadata.insert("general.quantization_version", 2u32);
@@ -49,7 +50,6 @@ pub fn write_gguf(
         // llama.cpp wants to be told.
         None => drop(writer.metadata.insert("tokenizer.ggml.model", "none")),
     }
-    let architecture = Architecture::of(source.plan());
     let additions = architecture.additions(source.plan());
     let mut total = 0;
     for (spec, format) in specs.iter().zip(&formats) {
@@ -59,40 +59,74 @@ pub fn write_gguf(
         writer.declare(name, &[numbers.len()], Format::F32.gguf_type())?;
     }
     let progress = Progress::bytes(what, total);
-    std::thread::scope(|scope| -> Result<()> {
-        // The source is read once by the hash and once by the encoder, at the same time, so from the page cache.
+    let tensors = specs.iter().zip(&formats).map(|(spec, format)| {
+        let tensor = in_format(model, spec, *format, &encode)?;
+        Ok((spec, architecture.store(source.plan(), spec, tensor)))
+    });
+    stream(model, tensors, |tensors, hash| {
+        // The hash takes as long as the tensors: its place is kept until it is known.
+        describe_source(&mut writer.metadata, model, &" ".repeat(2 * <Sha256 as Digest>::output_size()));
+        let mut body = writer.write_header()?;
+        for (spec, tensor) in tensors {
+            body.tensor(&spec.name, &tensor.bytes)?;
+            source.release();
+            progress.advance(tensor.bytes.len() as u64);
+        }
+        for (name, numbers) in &additions {
+            body.tensor(name, bytemuck::cast_slice(numbers))?;
+        }
+        body.replace_text(SOURCE_HASH, &hash()?)?;
+        Ok(body.finish()?)
+    })?;
+    Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
+}
+
+/// Says in a file's metadata what it was made from.
+pub fn describe_source(metadata: &mut Metadata, model: &OpenModel, hash: &str) {
+    metadata.insert("tamborim.version", env!("CARGO_PKG_VERSION"));
+    metadata.insert("tamborim.source.name", file_name(model.path()));
+    metadata.insert(SOURCE_HASH, hash);
+}
+
+/// A tensor of the model in `format`, into which `encode` puts it if it is in another.
+pub fn in_format<'m>(
+    model: &'m OpenModel,
+    spec: &TensorSpec,
+    format: Format,
+    encode: impl Fn(&TensorSpec, &Tensor<'_>, Format) -> Result<Tensor<'static>>,
+) -> Result<Tensor<'m>> {
+    let tensor = model.source().read(spec)?;
+    if tensor.format == format {
+        return Ok(tensor);
+    }
+    encode(spec, &tensor, format).map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into())
+}
+
+/// Makes items on this thread while `write` takes them on another, and on a third the source's hash is computed, which
+/// `write` asks for at its end.
+pub fn stream<T: Send, R: Send>(
+    model: &OpenModel,
+    items: impl Iterator<Item = Result<T>>,
+    write: impl FnOnce(Receiver<T>, &mut dyn FnMut() -> Result<String>) -> Result<R> + Send,
+) -> Result<R> {
+    std::thread::scope(|scope| {
+        // The source is read once by the hash and once by the maker, at the same time, so from the page cache.
         let hash = scope.spawn(|| sha256(model.path()));
-        let (send, receive) = sync_channel::<(&TensorSpec, Tensor<'_>)>(QUEUE);
-        let progress = &progress;
-        let writing = scope.spawn(move || -> Result<()> {
-            writer.metadata.insert("tamborim.version", env!("CARGO_PKG_VERSION"));
-            writer.metadata.insert("tamborim.source.name", file_name(model.path()));
-            // The hash takes as long as the tensors: its place is kept until it is known.
-            writer.metadata.insert(SOURCE_HASH, " ".repeat(2 * <Sha256 as Digest>::output_size()).as_str());
-            let mut body = writer.write_header()?;
-            for (spec, tensor) in receive {
-                body.tensor(&spec.name, &tensor.bytes)?;
-                source.release();
-                progress.advance(tensor.bytes.len() as u64);
-            }
-            for (name, numbers) in &additions {
-                body.tensor(name, bytemuck::cast_slice(numbers))?;
-            }
-            body.replace_text(SOURCE_HASH, &hash.join().map_err(|_| "hashing failed")??)?;
-            body.finish()?;
-            Ok(())
+        let (send, receive) = sync_channel::<T>(QUEUE);
+        let writing = scope.spawn(move || {
+            let mut hash = Some(hash);
+            let mut ask = || match hash.take() {
+                Some(hash) => hash.join().map_err(|_| "hashing failed")?,
+                None => Err("the hash was asked for twice".into()),
+            };
+            write(receive, &mut ask)
         });
         let mut making = Ok(());
-        for (spec, format) in specs.iter().zip(&formats) {
-            let made = source.read(spec).and_then(|t| match t.format == *format {
-                true => Ok(t),
-                false => encode(spec, &t, *format)
-                    .map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into()),
-            });
-            match made.map(|t| architecture.store(source.plan(), spec, t)) {
+        for item in items {
+            match item {
                 // A closed channel means that writing failed, and says why below.
-                Ok(tensor) => {
-                    if send.send((spec, tensor)).is_err() {
+                Ok(item) => {
+                    if send.send(item).is_err() {
                         break;
                     }
                 }
@@ -105,13 +139,17 @@ pub fn write_gguf(
         drop(send);
         let written = writing.join().map_err(|_| "writing failed")?;
         making.and(written)
-    })?;
-    Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
+    })
 }
 
 /// The encoding that knows nothing but the numbers.
 pub fn nearest(_: &TensorSpec, tensor: &Tensor<'_>, to: Format) -> Result<Tensor<'static>> {
     Ok(tensor.recode(to, None)?)
+}
+
+/// The format itself if it is a float, else F32: for files that hold floats only.
+pub fn as_float(format: Format) -> Format {
+    if format.is_quantized() { Format::F32 } else { format }
 }
 
 /// The input is mapped while the output is written, and nobody wants to lose it by a typing error.
@@ -168,10 +206,7 @@ pub fn write_safetensors(
         match stored.iter_mut().find(|s| s.key == place.key) {
             Some(s) => s.parts.push(spec),
             None => {
-                let dtype = match choose(spec)? {
-                    f @ (Format::F32 | Format::F16 | Format::Bf16) => f,
-                    _ => Format::F32,
-                };
+                let dtype = as_float(choose(spec)?);
                 stored.push(StoredTensor {
                     key: &place.key,
                     shape: spec.stored_shape(place),

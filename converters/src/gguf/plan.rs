@@ -13,9 +13,8 @@ const TRUE_VOCABULARY: &str = "tamborim.vocab_size";
 /// Largest number of blocks accepted.
 const MAX_BLOCKS: usize = 4096;
 
-/// Writes the keys of `plan`.
-pub fn write_plan(metadata: &mut Metadata, plan: &Plan) {
-    let architecture = Architecture::of(plan);
+/// Writes the keys of `plan`, as `architecture` has them.
+pub fn write_plan(metadata: &mut Metadata, plan: &Plan, architecture: Architecture) {
     let arch = architecture.name();
     metadata.insert("general.architecture", arch);
     metadata.insert("general.type", "model");
@@ -177,14 +176,14 @@ pub fn read_plan(file: &GgufFile) -> Result<Plan> {
         tied: !r.has("output.weight"),
         blocks: only_mamba(blocks),
     };
-    check_counts(metadata, &plan)?;
+    check_counts(metadata, &plan, architecture)?;
     Ok(plan)
 }
 
 /// Every count that the file states must be the one that its tensors make: other readers go by the keys.
-fn check_counts(metadata: &Metadata, plan: &Plan) -> Result<()> {
+fn check_counts(metadata: &Metadata, plan: &Plan, architecture: Architecture) -> Result<()> {
     let mut own = Metadata::new(metadata.path());
-    write_plan(&mut own, plan);
+    write_plan(&mut own, plan, architecture);
     for (key, expected) in own.iter() {
         let Some(found) = metadata.get(key) else { continue };
         let agrees = match (expected.integer(), expected.integers(), found.integer(), found.integers()) {

@@ -1,8 +1,7 @@
 //! Nodes and their attributes, put together.
 
-use super::proto::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto, attribute_type};
+use super::proto::{AttributeProto, DataType, GraphProto, NodeProto, attribute_type};
 use super::proto::{DimensionProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto};
-use prost::bytes::Bytes;
 
 /// An extent of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +28,7 @@ impl From<&str> for Dim {
 pub(super) enum Attribute {
     Int(i64),
     Float(f32),
-    Text(&'static str),
     Ints(Vec<i64>),
-    Tensor(TensorProto),
     Graph(GraphProto),
 }
 
@@ -78,17 +75,9 @@ impl Attribute {
                 proto.f = Some(f);
                 attribute_type::FLOAT
             }
-            Attribute::Text(s) => {
-                proto.s = Some(Bytes::from_static(s.as_bytes()));
-                attribute_type::STRING
-            }
             Attribute::Ints(list) => {
                 proto.ints = list;
                 attribute_type::INTS
-            }
-            Attribute::Tensor(t) => {
-                proto.t = Some(t);
-                attribute_type::TENSOR
             }
             Attribute::Graph(g) => {
                 proto.g = Some(g);

@@ -11,7 +11,6 @@ use prost::bytes::Bytes;
 #[repr(i32)]
 pub(crate) enum DataType {
     Float = 1,
-    Uint8 = 2,
     Int32 = 6,
     Int64 = 7,
     Bool = 9,
@@ -24,7 +23,7 @@ impl DataType {
     /// Bytes of a number.
     pub fn size(self) -> usize {
         match self {
-            DataType::Uint8 | DataType::Bool => 1,
+            DataType::Bool => 1,
             DataType::Float16 | DataType::Bfloat16 => 2,
             DataType::Float | DataType::Int32 => 4,
             DataType::Int64 | DataType::Double => 8,
@@ -39,8 +38,6 @@ pub(crate) const EXTERNAL: i32 = 1;
 pub(crate) mod attribute_type {
     pub const FLOAT: i32 = 1;
     pub const INT: i32 = 2;
-    pub const STRING: i32 = 3;
-    pub const TENSOR: i32 = 4;
     pub const GRAPH: i32 = 5;
     pub const INTS: i32 = 7;
 }
@@ -139,10 +136,6 @@ pub(crate) struct AttributeProto {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    #[prost(bytes = "bytes", optional, tag = "4")]
-    pub s: Option<Bytes>,
-    #[prost(message, optional, tag = "5")]
-    pub t: Option<TensorProto>,
     #[prost(message, optional, tag = "6")]
     pub g: Option<GraphProto>,
     #[prost(int64, repeated, packed = "false", tag = "8")]

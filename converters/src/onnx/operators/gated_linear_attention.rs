@@ -3,7 +3,7 @@ use super::super::proto::NodeProto;
 use super::retention::{KEYS, STATE, VALUES, recurrence};
 use super::{Operator, Port};
 
-pub(super) const GATED_LINEAR_ATTENTION: Operator = Operator {
+pub const GATED_LINEAR_ATTENTION: Operator = Operator {
     name: "GatedLinearAttention",
     summary: "Gated linear attention (arXiv 2312.06635): a matrix-valued recurrence for each head, which forgets by a factor \
               for each token and key channel.",

@@ -9,7 +9,10 @@ mod retention;
 mod schema;
 mod selective_scan;
 
+pub(super) use gated_linear_attention::GATED_LINEAR_ATTENTION;
+pub(super) use retention::RETENTION;
 pub use schema::{schema_json, schema_markdown, schema_python};
+pub(super) use selective_scan::SELECTIVE_SCAN;
 
 use super::node::{Attribute, node, value_info};
 use super::proto::{DataType, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto};
@@ -56,8 +59,7 @@ pub struct Operator {
 }
 
 /// All of them.
-pub const OPERATORS: [&Operator; 3] =
-    [&selective_scan::SELECTIVE_SCAN, &gated_linear_attention::GATED_LINEAR_ATTENTION, &retention::RETENTION];
+pub const OPERATORS: [&Operator; 3] = [&SELECTIVE_SCAN, &GATED_LINEAR_ATTENTION, &RETENTION];
 
 impl Operator {
     /// Documentation in plain text: summary, formula, inputs and outputs.

@@ -6,7 +6,7 @@ pub(super) const KEYS: &[&str] = &["batch", "length", "heads", "key_dim"];
 pub(super) const VALUES: &[&str] = &["batch", "length", "heads", "value_dim"];
 pub(super) const STATE: &[&str] = &["batch", "heads", "key_dim", "value_dim"];
 
-pub(super) const RETENTION: Operator = Operator {
+pub const RETENTION: Operator = Operator {
     name: "Retention",
     summary: "Multi-scale retention (arXiv 2307.08621) in its recurrent form: a matrix-valued recurrence for each head, which \
               forgets by a constant factor. Queries and keys come with their position embedding applied.",

@@ -6,7 +6,7 @@ const SEQUENCE: &[&str] = &["batch", "length", "d_inner"];
 const DRIVE: &[&str] = &["batch", "length", "d_state"];
 const STATE: &[&str] = &["batch", "d_inner", "d_state"];
 
-pub(super) const SELECTIVE_SCAN: Operator = Operator {
+pub const SELECTIVE_SCAN: Operator = Operator {
     name: "SelectiveScan",
     summary: "The selective scan of Mamba (S6, arXiv 2312.00752, algorithm 2): a linear recurrence with a state of d_state \
               numbers for each channel, whose decay and input depend on the token.",

@@ -1,0 +1,181 @@
+//! Writing a model: tensor after tensor, then the graph that refers to them.
+
+use super::graph::{Export, Part, Stored};
+use super::metadata::to_json;
+use super::proto::{EXTERNAL, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
+use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, SAMBA_DOMAIN, SAMBA_VERSION};
+use crate::gguf::Metadata;
+use crate::{AtomicFile, Error, Result};
+use prost::Message;
+use prost::bytes::Bytes;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::path::Path;
+use tamborim_quant::{Format, Tensor};
+
+/// Models whose tensors take no more than this are one file; those of others have a file of their own beside it.
+const MAX_INLINE: usize = 64 << 20;
+/// Where tensors begin in that file: pages, so that they can be mapped.
+const PAGE: usize = 4096;
+/// What is appended to the model's name for that file.
+const DATA_SUFFIX: &str = ".data";
+
+/// A model being written. Neither of its files appears before [`OnnxWriter::finish`].
+pub struct OnnxWriter {
+    file: AtomicFile,
+    export: Export,
+    /// The file for tensors and its name; `None` keeps them in the model.
+    data: Option<(AtomicFile, String)>,
+    /// Bytes written to it.
+    written: usize,
+    tensors: Vec<TensorProto>,
+}
+
+impl OnnxWriter {
+    /// Begins the model `path`.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::create`]; [`Error::Unsupported`] for a name that is no text.
+    pub fn create(path: &Path, export: Export) -> Result<OnnxWriter> {
+        let file = AtomicFile::create(path)?;
+        let total: usize = export.stored.iter().map(Stored::n_bytes).sum();
+        let data = match total > MAX_INLINE {
+            false => None,
+            true => {
+                let name = path.file_name().and_then(|n| n.to_str());
+                let reason = "expected a file name in UTF-8, to be written into the model".to_owned();
+                let name = name.ok_or(Error::Unsupported { path: path.to_owned(), reason })?;
+                let name = format!("{name}{DATA_SUFFIX}");
+                Some((AtomicFile::create(&path.with_file_name(&name))?, name))
+            }
+        };
+        Ok(OnnxWriter { file, export, data, written: 0, tensors: Vec::new() })
+    }
+
+    /// The initializers that are to come, in order.
+    pub fn stored(&self) -> &[Stored] {
+        &self.export.stored
+    }
+
+    /// Writes the next initializer's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it has another size than its shape says; [`Error::Io`].
+    pub fn put(&mut self, bytes: Cow<'_, [u8]>) -> Result<()> {
+        let wrong =
+            |name: &str, expected: String, found: String| Err(Error::tensor(self.file.path(), name, expected, found));
+        let Some(next) = self.export.stored.get(self.tensors.len()) else {
+            return wrong("tensor", "no tensor after the last one".to_owned(), "another".to_owned());
+        };
+        if bytes.len() != next.n_bytes() {
+            return wrong(&next.name, format!("{} bytes", next.n_bytes()), bytes.len().to_string());
+        }
+        let mut proto = TensorProto {
+            name: Some(next.name.clone()),
+            dims: next.dims.iter().map(|&n| n as i64).collect(),
+            data_type: Some(next.data_type as i32),
+            ..TensorProto::default()
+        };
+        match &mut self.data {
+            None => proto.raw_data = Some(Bytes::from(bytes.into_owned())),
+            Some((file, name)) => {
+                let offset = self.written.next_multiple_of(PAGE);
+                file.put(&vec![0; offset - self.written])?;
+                file.put(&bytes)?;
+                self.written = offset + bytes.len();
+                let entries =
+                    [("location", name.clone()), ("offset", offset.to_string()), ("length", bytes.len().to_string())];
+                proto.external_data = entries.map(|(k, v)| entry(k, v)).into();
+                proto.data_location = Some(EXTERNAL);
+            }
+        }
+        self.tensors.push(proto);
+        Ok(())
+    }
+
+    /// Puts the files under their names, tensors first. `metadata` describes the model. Gives the bytes of both.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if an initializer is missing; [`Error::Io`].
+    pub fn finish(mut self, metadata: &Metadata) -> Result<u64> {
+        if let Some(missing) = self.export.stored.get(self.tensors.len()) {
+            let expected = format!("{} bytes", missing.n_bytes());
+            return Err(Error::tensor(self.file.path(), &missing.name, expected, "none"));
+        }
+        let mut graph = self.export.graph;
+        graph.initializer.append(&mut self.tensors);
+        let domains = |used: &str| graph.node.iter().any(|n| n.domain.as_deref() == Some(used));
+        let imports = [("", OPSET, true), (MICROSOFT_DOMAIN, 1, domains(MICROSOFT_DOMAIN))];
+        let imports = [&imports[..], &[(SAMBA_DOMAIN, SAMBA_VERSION, domains(SAMBA_DOMAIN))]].concat();
+        let model = ModelProto {
+            ir_version: Some(IR_VERSION),
+            producer_name: Some("tamborim".to_owned()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            doc_string: None,
+            opset_import: imports
+                .into_iter()
+                .filter(|(_, _, used)| *used)
+                .map(|(domain, version, _)| OperatorSetIdProto {
+                    domain: Some(domain.to_owned()),
+                    version: Some(version),
+                })
+                .collect(),
+            metadata_props: metadata.iter().map(|(key, value)| entry(key, to_json(value))).collect(),
+            functions: self.export.functions,
+            graph: Some(graph),
+        };
+        let bytes = model.encode_to_vec();
+        self.file.put(&bytes)?;
+        if let Some((data, _)) = self.data {
+            data.commit()?;
+        }
+        self.file.commit()?;
+        Ok((bytes.len() + self.written) as u64)
+    }
+}
+
+fn entry(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) }
+}
+
+impl Stored {
+    /// The initializer's bytes from the tensor in the format it is stored in.
+    pub fn bytes<'t>(&self, tensor: Tensor<'t>) -> Cow<'t, [u8]> {
+        match self.part {
+            Part::Whole => tensor.bytes,
+            Part::Transposed => transposed(&tensor).into(),
+        }
+    }
+}
+
+/// The numbers of a matrix of F32, F16 or BF16, columns first.
+fn transposed(tensor: &Tensor<'_>) -> Vec<u8> {
+    let (rows, cols) = (tensor.rows(), tensor.cols());
+    match tensor.format {
+        Format::F16 | Format::Bf16 => turn::<2>(&tensor.bytes, rows, cols),
+        _ => turn::<4>(&tensor.bytes, rows, cols),
+    }
+}
+
+/// Rows and columns of elements of `N` bytes exchanged, on all threads, in tiles that stay in the nearest cache.
+pub(super) fn turn<const N: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    const TILE: usize = 32;
+    let source = bytes.as_chunks::<N>().0;
+    let mut out = vec![0; bytes.len()];
+    if bytes.is_empty() {
+        return out;
+    }
+    let target = out.as_chunks_mut::<N>().0;
+    target.par_chunks_mut(rows * TILE).enumerate().for_each(|(tile, band)| {
+        let first = tile * TILE;
+        for row in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - row);
+            for (c, line) in band.chunks_exact_mut(rows).enumerate() {
+                for (r, element) in line[row..row + height].iter_mut().enumerate() {
+                    *element = source[(row + r) * cols + first + c];
+                }
+            }
+        }
+    });
+    out
+}

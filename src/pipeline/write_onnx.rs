@@ -1,0 +1,54 @@
+//! Source to ONNX: the graph of the model's plan, and its tensors as the graph wants them.
+
+use super::write::{Written, describe_source, in_format, nearest, refuse_overwriting, stream};
+use crate::Result;
+use crate::output::note;
+use crate::progress::Progress;
+use crate::source::OpenModel;
+use std::collections::HashMap;
+use std::path::Path;
+use tamborim_converters::gguf::{Architecture, Metadata, write_plan, write_tokenizer};
+use tamborim_converters::onnx::{OnnxWriter, Options, Storage, Stored, export};
+use tamborim_model::TensorSpec;
+
+/// Writes `model` as ONNX, each linear map stored as `choose` says. The files appear whole or not at all.
+pub fn write_onnx(
+    model: &OpenModel,
+    output: &Path,
+    what: &str,
+    options: Options,
+    choose: impl Fn(&TensorSpec) -> Result<Storage>,
+) -> Result<Written> {
+    refuse_overwriting(model, output)?;
+    let source = model.source();
+    let plan = source.plan();
+    let linear = plan.tensors().into_iter().filter(|s| s.role.is_linear());
+    let storages = linear.map(|s| Ok((s.name.clone(), choose(&s)?))).collect::<Result<HashMap<_, _>>>()?;
+    let export = export(plan, options, &|spec| storages[&spec.name]);
+    export.notes.iter().for_each(|line| note(line.clone()));
+    let stored = export.stored.clone();
+    let mut writer = OnnxWriter::create(output, export)?;
+    let mut metadata = Metadata::new(output);
+    write_plan(&mut metadata, plan, Architecture::Samba);
+    if let Some(tokenizer) = model.find_tokenizer()? {
+        write_tokenizer(&mut metadata, &tokenizer, plan.padded_vocab_size)?;
+    }
+    let progress = Progress::bytes(what, stored.iter().map(|s| s.n_bytes() as u64).sum());
+    let groups: Vec<&[Stored]> = stored.chunk_by(|a, b| a.spec.name == b.spec.name).collect();
+    let tensors = groups.iter().map(|parts| {
+        let Stored { spec, storage: Storage::Float(format), .. } = &parts[0];
+        let tensor = in_format(model, spec, *format, nearest)?;
+        Ok(parts.iter().map(|part| part.bytes(tensor.clone())).collect::<Vec<_>>())
+    });
+    let bytes = stream(model, tensors, |tensors, hash| {
+        for bytes in tensors.into_iter().flatten() {
+            let n = bytes.len() as u64;
+            writer.put(bytes)?;
+            source.release();
+            progress.advance(n);
+        }
+        describe_source(&mut metadata, model, &hash()?);
+        Ok(writer.finish(&metadata)?)
+    })?;
+    Ok(Written { bytes, seconds: progress.finish() })
+}
