@@ -6,6 +6,7 @@ use crate::pipeline::report::ModelFacts;
 use std::path::{Path, PathBuf};
 use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::{self, GgufFile, GgufModel};
+use tamborim_converters::onnx::{self, OPSET, OnnxFile, OnnxModel};
 use tamborim_model::Naming;
 use tamborim_model::tokenizer::Tokenizer;
 use tamborim_quant::TensorSource;
@@ -17,6 +18,7 @@ const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 pub enum Reader {
     Checkpoint(CheckpointModel),
     Gguf(Box<GgufModel>),
+    Onnx(Box<OnnxModel>),
 }
 
 /// An opened model.
@@ -30,6 +32,8 @@ impl OpenModel {
     pub fn open(path: &Path, how: &Open) -> Result<OpenModel> {
         let reader = if is_gguf(path) {
             Reader::Gguf(Box::new(GgufModel::new(GgufFile::open(path)?, how.allow_nonfinite)?))
+        } else if onnx::is_onnx(path) {
+            Reader::Onnx(Box::new(OnnxModel::new(OnnxFile::open(path)?, how.allow_nonfinite)?))
         } else {
             Reader::Checkpoint(CheckpointModel::open(path, how.config.as_deref(), how.allow_nonfinite)?)
         };
@@ -44,6 +48,7 @@ impl OpenModel {
         match &self.reader {
             Reader::Checkpoint(m) => m,
             Reader::Gguf(m) => m.as_ref(),
+            Reader::Onnx(m) => m.as_ref(),
         }
     }
 
@@ -52,10 +57,13 @@ impl OpenModel {
         if let Some(path) = &self.tokenizer {
             return read_tokenizer(path).map(Some);
         }
-        if let Reader::Gguf(m) = &self.reader
-            && let Some(tokenizer) = m.tokenizer()?
-        {
-            return Ok(Some(tokenizer));
+        let inside = match &self.reader {
+            Reader::Gguf(m) => m.tokenizer()?,
+            Reader::Onnx(m) => m.tokenizer()?,
+            Reader::Checkpoint(_) => None,
+        };
+        if inside.is_some() {
+            return Ok(inside);
         }
         let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
         match folder.map(|f| f.join("tokenizer.model")).filter(|p| p.is_file()) {
@@ -68,7 +76,7 @@ impl OpenModel {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         self.find_tokenizer()?.ok_or_else(|| {
             let path = self.path.display();
-            format!("{path}: expected a tokenizer (in the GGUF, tokenizer.model beside it, or --tokenizer), found none")
+            format!("{path}: expected a tokenizer (in the file, tokenizer.model beside it, or --tokenizer), found none")
                 .into()
         })
     }
@@ -81,6 +89,8 @@ impl OpenModel {
                 format!("GGUF v{}, {} shards", m.file().version(), m.file().shards())
             }
             Reader::Gguf(m) => format!("GGUF v{}", m.file().version()),
+            Reader::Onnx(m) if m.file().has_external_data() => format!("ONNX, opset {OPSET}, external data"),
+            Reader::Onnx(_) => format!("ONNX, opset {OPSET}"),
         }
     }
 
@@ -88,13 +98,16 @@ impl OpenModel {
     pub fn naming(&self) -> Naming {
         match &self.reader {
             Reader::Checkpoint(m) => m.naming(),
-            Reader::Gguf(_) => Naming::Lit,
+            Reader::Gguf(_) | Reader::Onnx(_) => Naming::Lit,
         }
     }
 
     /// Bytes of the file, or of all files of a folder.
     pub fn bytes(&self) -> Result<u64> {
         if let Reader::Gguf(m) = &self.reader {
+            return Ok(m.file().file_bytes());
+        }
+        if let Reader::Onnx(m) = &self.reader {
             return Ok(m.file().file_bytes());
         }
         Ok(files_of(&self.path)?.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum())
@@ -113,7 +126,7 @@ impl OpenModel {
     fn bits_per_weight(&self) -> Result<f64> {
         let mut bits = 0.0;
         for spec in self.source().plan().tensors() {
-            bits += spec.elements() as f64 * self.source().format(&spec)?.bits_per_weight();
+            bits += spec.elements() as f64 * self.source().stored_as(&spec)?.bits_per_weight;
         }
         Ok(bits / self.source().plan().parameters() as f64)
     }

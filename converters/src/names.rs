@@ -19,13 +19,13 @@ pub(crate) fn check(path: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses, in an index at `path`, a file name that is more than the name of a file in the same folder.
-pub(crate) fn check_file(path: &Path, file: &str) -> Result<()> {
+/// Refuses, at `place` of the file at `path`, a file name that is more than the name of a file in the same folder.
+pub(crate) fn check_file(path: &Path, place: &str, file: &str) -> Result<()> {
     let plain = !file.is_empty()
         && file.len() <= LONGEST
         && !["..", "."].contains(&file)
         && !file.contains(|c: char| matches!(c, '/' | '\\' | ':') || c.is_control());
-    if plain { Ok(()) } else { Err(Error::damaged(path, "index", "the name of a file beside it", quoted(file))) }
+    if plain { Ok(()) } else { Err(Error::damaged(path, place, "the name of a file beside it", quoted(file))) }
 }
 
 /// The same values by names without wrappers, in any nesting. A prefix goes only where all names have it, so it never

@@ -53,7 +53,7 @@ impl ShardedCheckpoint {
         let folder = index.parent().unwrap_or(Path::new(""));
         let mut files: IndexSet<&str> = IndexSet::new();
         for (_, file) in &map {
-            names::check_file(index, file)?;
+            names::check_file(index, "index", file)?;
             files.insert(file);
         }
         if map.is_empty() || files.len() > MAX_SHARDS {

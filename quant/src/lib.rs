@@ -34,6 +34,6 @@ pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};
 pub use nbits::{NBits, NBitsMatrix};
 pub use recipe::{Choice, Recipe};
-pub use source::{SourceError, TensorSource};
+pub use source::{SourceError, StoredAs, TensorSource};
 pub use sums::{Sums, accumulate};
 pub use tensor::Tensor;

@@ -4,8 +4,9 @@ use crate::source::{OpenModel, Reader};
 use crate::{Outcome, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use tamborim_converters::gguf::Metadata;
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Format, Recipe};
+use tamborim_quant::{Format, Recipe, StoredAs};
 
 /// Targets whose size `inspect` tells beforehand.
 const TARGETS: [Recipe; 5] = [
@@ -28,7 +29,7 @@ pub fn run(args: &Inspect) -> Result<Outcome> {
 
 struct Facts<'m> {
     model: &'m OpenModel,
-    tensors: Vec<(TensorSpec, Format)>,
+    tensors: Vec<(TensorSpec, StoredAs)>,
     /// Label and value, in order.
     lines: Vec<(String, Value)>,
 }
@@ -38,8 +39,8 @@ impl Facts<'_> {
         let plan = model.source().plan();
         let mut tensors = Vec::new();
         for spec in plan.tensors() {
-            let format = model.source().format(&spec)?;
-            tensors.push((spec, format));
+            let stored = model.source().stored_as(&spec)?;
+            tensors.push((spec, stored));
         }
         let mut lines = vec![
             ("file".to_owned(), json!(model.path().display().to_string())),
@@ -73,15 +74,8 @@ impl Facts<'_> {
                 lines
                     .extend(tied_storages(m.checkpoint()).into_iter().map(|l| ("shared storage".to_owned(), json!(l))));
             }
-            Reader::Gguf(m) => {
-                let own = |k: &str| k.strip_prefix("tamborim.").map(str::to_owned);
-                let metadata = m.file().metadata();
-                for (key, _) in metadata.iter() {
-                    if let (Some(name), Ok(Some(value))) = (own(key), metadata.optional::<&str>(key)) {
-                        lines.push((name, json!(value)));
-                    }
-                }
-            }
+            Reader::Gguf(m) => lines.extend(provenance(m.file().metadata())),
+            Reader::Onnx(m) => lines.extend(provenance(m.file().metadata())),
         }
         Ok(Facts { model, tensors, lines })
     }
@@ -89,11 +83,11 @@ impl Facts<'_> {
     /// Parameters of each role, and what they are stored in.
     fn roles(&self) -> Vec<(Role, usize, String)> {
         let mut roles: BTreeMap<Role, (usize, Vec<&str>)> = BTreeMap::new();
-        for (spec, format) in &self.tensors {
+        for (spec, stored) in &self.tensors {
             let (n, formats) = roles.entry(spec.role).or_default();
             *n += spec.elements();
-            if !formats.contains(&format.name()) {
-                formats.push(format.name());
+            if !formats.contains(&stored.name.as_str()) {
+                formats.push(&stored.name);
             }
         }
         roles.into_iter().map(|(role, (n, formats))| (role, n, formats.join(", "))).collect()
@@ -119,7 +113,7 @@ impl Facts<'_> {
             let rows = self
                 .tensors
                 .iter()
-                .map(|(s, f)| json!({ "name": s.name, "shape": s.shape, "type": f.name(), "role": s.role.words() }));
+                .map(|(s, f)| json!({ "name": s.name, "shape": s.shape, "type": f.name, "role": s.role.words() }));
             map.insert("tensors".to_owned(), rows.collect());
         }
         Value::Object(map)
@@ -149,13 +143,19 @@ impl Facts<'_> {
         });
         println!("{}", table(&["would weigh as", ">size", ">bits/weight"], rows.collect()));
         if with_tensors {
-            let rows = self
-                .tensors
-                .iter()
-                .map(|(s, f)| vec![s.name.clone(), format!("{:?}", s.shape), f.to_string(), s.role.words().to_owned()]);
+            let rows = self.tensors.iter().map(|(s, f)| {
+                vec![s.name.clone(), format!("{:?}", s.shape), f.name.clone(), s.role.words().to_owned()]
+            });
             println!("{}", table(&["tensor", "shape", "type", "role"], rows.collect()));
         }
     }
+}
+
+/// What our keys say of where a file comes from.
+fn provenance(metadata: &Metadata) -> Vec<(String, Value)> {
+    let own = |key: &str| key.strip_prefix("tamborim.").map(str::to_owned);
+    let text = |key: &str| metadata.optional::<&str>(key).ok().flatten();
+    metadata.iter().filter_map(|(key, _)| Some((own(key)?, json!(text(key)?)))).collect()
 }
 
 /// Names of tensors that are the very same bytes.

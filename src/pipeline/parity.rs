@@ -205,7 +205,7 @@ fn by_tensor(
         let Some(twin) = twins.iter().find(|t| t.name == spec.name && t.shape == spec.shape) else {
             continue;
         };
-        let b = candidate.read(spec)?;
+        let (b, stored) = (candidate.read(spec)?, candidate.stored_as(spec)?);
         let a = reference.read(twin)?.to_f32();
         let (mut error, mut total) = (0.0f64, 0.0f64);
         let rounded = b.to_f32();
@@ -217,8 +217,8 @@ fn by_tensor(
         let output_error = moments.map(|m| Hessian::damped(&m, 0.0).output_error(&a, &rounded).max(0.0).sqrt());
         rows.push(TensorError {
             name: spec.name.clone(),
-            r#type: b.format.name().to_owned(),
-            bits_per_weight: b.format.bits_per_weight(),
+            r#type: stored.name,
+            bits_per_weight: stored.bits_per_weight,
             relative_error: if error == 0.0 { 0.0 } else { (error / total).sqrt() },
             output_error,
         });

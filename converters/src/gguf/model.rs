@@ -26,7 +26,7 @@ impl GgufModel {
     /// As [`read_plan`]; [`Error::Tensor`] for the first tensor that is missing, superfluous, of another shape, or in a
     /// format without a decoder here.
     pub fn new(file: GgufFile, allow_nonfinite: bool) -> Result<GgufModel> {
-        let plan = read_plan(&file)?;
+        let plan = read_plan(file.metadata(), &|name| file.tensors().get(name).map(|t| t.shape.as_slice()))?;
         let mut known = HashSet::new();
         for spec in plan.tensors() {
             let wrong = |expected: String, found: String| Err(Error::tensor(file.path(), &spec.name, expected, found));

@@ -2,7 +2,7 @@
 //!
 //! What a block is made of shows in its tensors, so no key repeats it; keys hold what shapes cannot tell.
 
-use super::{Architecture, GgufFile, Metadata, Value};
+use super::{Architecture, Metadata, Value};
 use crate::error::quoted;
 use crate::{Error, Result};
 use tamborim_model::mixers::{Attention, Gla, Mamba, Mega, Retention, Rope, RopeTable, SelectiveScan, SwiGlu};
@@ -129,18 +129,17 @@ impl Keys<'_> {
     }
 }
 
-/// Reads the plan of a file: what each block is from its tensors, the rest from keys.
+/// Reads the plan of a file: what each block is from its tensors, of which `shape` knows the shapes, the rest from keys.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for another architecture, [`Error::Damaged`] for keys that are missing or contradict the tensors.
-pub fn read_plan(file: &GgufFile) -> Result<Plan> {
-    let metadata = file.metadata();
+pub fn read_plan<'f>(metadata: &'f Metadata, shape: &dyn Fn(&str) -> Option<&'f [usize]>) -> Result<Plan> {
     let arch = metadata.required::<&str>("general.architecture")?;
-    let architecture = Architecture::from_name(file.path(), arch)?;
-    let r = Reader { file, arch, architecture };
+    let architecture = Architecture::from_name(metadata.path(), arch)?;
+    let r = Reader { metadata, shape, arch, architecture };
     let embedding = r.shape("token_embd.weight")?;
     let [rows, d_model] = embedding else {
-        return Err(Error::tensor(file.path(), "token_embd.weight", "two dimensions", format!("{embedding:?}")));
+        return Err(Error::tensor(metadata.path(), "token_embd.weight", "two dimensions", format!("{embedding:?}")));
     };
     let n = r.count("block_count", None)?;
     if !(1..=MAX_BLOCKS).contains(&n) {
@@ -209,36 +208,37 @@ fn only_mamba(mut blocks: Vec<Block>) -> Vec<Block> {
     blocks
 }
 
-struct Reader<'f> {
-    file: &'f GgufFile,
+struct Reader<'f, 'r> {
+    metadata: &'f Metadata,
+    shape: &'r dyn Fn(&str) -> Option<&'f [usize]>,
     arch: &'f str,
     architecture: Architecture,
 }
 
-impl<'f> Reader<'f> {
+impl<'f> Reader<'f, '_> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.arch)
     }
 
     fn has(&self, tensor: &str) -> bool {
-        self.file.tensors().contains_key(tensor)
+        (self.shape)(tensor).is_some()
     }
 
     fn shape(&self, tensor: &str) -> Result<&'f [usize]> {
-        let info = self.file.tensors().get(tensor);
-        info.map(|t| t.shape.as_slice()).ok_or_else(|| Error::tensor(self.file.path(), tensor, "a tensor", "none"))
+        (self.shape)(tensor).ok_or_else(|| Error::tensor(self.metadata.path(), tensor, "a tensor", "none"))
     }
 
     /// The extent of dimension `d` of a tensor.
     fn extent(&self, tensor: &str, d: usize) -> Result<usize> {
         let shape = self.shape(tensor)?;
-        let wrong = || Error::tensor(self.file.path(), tensor, format!("{} dimensions", d + 1), format!("{shape:?}"));
+        let wrong =
+            || Error::tensor(self.metadata.path(), tensor, format!("{} dimensions", d + 1), format!("{shape:?}"));
         shape.get(d).copied().ok_or_else(wrong)
     }
 
     /// A count; some tools write one number for all blocks where others write a list: the largest counts.
     fn count(&self, name: &str, default: Option<usize>) -> Result<usize> {
-        let (key, metadata) = (self.key(name), self.file.metadata());
+        let (key, metadata) = (self.key(name), self.metadata);
         if let Some(Value::Array(list)) = metadata.get(&key)
             && list.len() <= MAX_BLOCKS
             && let Ok(Some(list)) = metadata.optional::<Vec<usize>>(&key)
@@ -279,7 +279,7 @@ impl<'f> Reader<'f> {
             false => Ok(Block { branches }),
             true => {
                 let expected = "the tensors of a mixer (ssm_in, attn_q, ...)";
-                Err(Error::tensor(self.file.path(), format!("blk.{i}"), expected, "none"))
+                Err(Error::tensor(self.metadata.path(), format!("blk.{i}"), expected, "none"))
             }
         }
     }
@@ -306,12 +306,12 @@ impl<'f> Reader<'f> {
     fn split(&self, total: usize, heads: usize, key: &str) -> Result<usize> {
         match total.checked_rem(heads) {
             Some(0) => Ok(total / heads),
-            _ => Err(self.file.metadata().wrong(&self.key(key), format!("a divisor of {total}"), heads.to_string())),
+            _ => Err(self.metadata.wrong(&self.key(key), format!("a divisor of {total}"), heads.to_string())),
         }
     }
 
     fn attention(&self, i: usize, n: usize) -> Result<Attention> {
-        let metadata = self.file.metadata();
+        let metadata = self.metadata;
         let at = |name: &str| format!("blk.{i}.{name}");
         let heads = self.count("attention.head_count", None)?;
         let head_dim = self.split(self.extent(&at("attn_q.weight"), 0)?, heads, "attention.head_count")?;
@@ -370,7 +370,7 @@ impl<'f> Reader<'f> {
         let [heads, key_dim, value_dim] = self.linear_heads(i)?;
         if !key_dim.is_multiple_of(2) {
             let key = self.key("linear_attention.head_count");
-            return Err(self.file.metadata().wrong(&key, "an even number of key channels a head", key_dim.to_string()));
+            return Err(self.metadata.wrong(&key, "an even number of key channels a head", key_dim.to_string()));
         }
         Ok(Retention { heads, key_dim, value_dim })
     }
@@ -385,11 +385,7 @@ impl<'f> Reader<'f> {
         let chunk = self.count("mega.chunk_length", None)?;
         if !z_dim.is_multiple_of(2) || !(1..=1 << 20).contains(&chunk) {
             let key = self.key("mega.chunk_length");
-            return Err(self.file.metadata().wrong(
-                &key,
-                "1 to 1048576, and an even width of gamma",
-                chunk.to_string(),
-            ));
+            return Err(self.metadata.wrong(&key, "1 to 1048576, and an even width of gamma", chunk.to_string()));
         }
         Ok(Mega { scan: self.scan(i)?, z_dim, chunk })
     }

@@ -1,8 +1,11 @@
 //! The keys that describe a model, those of our GGUF files, as `metadata_props`: every value is JSON.
 
 use crate::gguf::{Array, Metadata, Value};
-use crate::{Error, Result, error::quoted};
+use crate::{Error, Result, error::quoted, json::UniqueMembers, names};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
+use std::path::Path;
 
 /// A value as JSON. Floats have a point or an exponent, integers have none; a float32 is written as the float64 that it is,
 /// so that reading rounds nothing.
@@ -66,6 +69,59 @@ pub fn insert_json(metadata: &mut Metadata, key: &str, text: &str) -> Result<()>
     }
     metadata.insert(key, value);
     Ok(())
+}
+
+/// The key that says how tensors are stored, as an object: `{"blk.0.ffn_up.weight": {"shape": [1536, 512], "layout":
+/// "transposed"}, ..}`.
+pub const TENSORS_KEY: &str = "tamborim.tensors";
+/// More dimensions than any tensor has.
+const MAX_DIMS: usize = 4;
+
+/// How a tensor of the model is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorLayout {
+    /// Canonical shape, slowest dimension first.
+    pub shape: Vec<usize>,
+    /// Its initializers.
+    pub layout: Layout,
+}
+
+/// The initializers of a tensor, and the form of its numbers there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// One of its name, with the numbers in canonical order.
+    Whole,
+    /// One of its name: a matrix, columns first.
+    Transposed,
+    /// As MatMulNBits takes them: codes under its name, `.scales` and, where blocks have them, `.zero_points`.
+    Blocks {
+        /// Bits of a code.
+        bits: u8,
+        /// Elements that share a scale.
+        block: usize,
+        /// Whether blocks have zero points.
+        zero_points: bool,
+    },
+}
+
+/// The value of [`TENSORS_KEY`].
+///
+/// # Errors
+/// [`Error::Damaged`] for what is no such object, names a tensor twice, or gives one a shape that no tensor has.
+pub fn parse_layouts(path: &Path, text: &str) -> Result<IndexMap<String, TensorLayout>> {
+    let damaged =
+        |found: String| Error::damaged(path, TENSORS_KEY, "an object of tensors with shape and layout", found);
+    let layouts: UniqueMembers<TensorLayout> =
+        serde_json::from_str(text).map_err(|e| damaged(quoted(&e.to_string())))?;
+    for (name, TensorLayout { shape, .. }) in &layouts.0 {
+        names::check(path, name)?;
+        let elements = shape.iter().try_fold(4usize, |n, extent| n.checked_mul(*extent));
+        if shape.len() > MAX_DIMS || shape.contains(&0) || elements.is_none() {
+            return Err(damaged(format!("shape {:?} of {name}", &shape[..shape.len().min(MAX_DIMS)])));
+        }
+    }
+    Ok(layouts.0.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use prost::bytes::Bytes;
 #[repr(i32)]
 pub(crate) enum DataType {
     Float = 1,
+    Uint8 = 2,
     Int32 = 6,
     Int64 = 7,
     Bool = 9,
@@ -20,10 +21,19 @@ pub(crate) enum DataType {
 }
 
 impl DataType {
+    const ALL: [DataType; 8] = {
+        use DataType::*;
+        [Float, Uint8, Int32, Int64, Bool, Float16, Double, Bfloat16]
+    };
+
+    pub fn from_number(number: u64) -> Option<DataType> {
+        DataType::ALL.into_iter().find(|t| *t as u64 == number)
+    }
+
     /// Bytes of a number.
     pub fn size(self) -> usize {
         match self {
-            DataType::Bool => 1,
+            DataType::Uint8 | DataType::Bool => 1,
             DataType::Float16 | DataType::Bfloat16 => 2,
             DataType::Float | DataType::Int32 => 4,
             DataType::Int64 | DataType::Double => 8,

@@ -1,17 +1,18 @@
 //! Writing a model: tensor after tensor, then the graph that refers to them.
 
 use super::graph::{Export, Part, Stored};
-use super::metadata::to_json;
+use super::metadata::{Layout, TENSORS_KEY, TensorLayout, to_json};
 use super::proto::{EXTERNAL, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
-use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, SAMBA_DOMAIN, SAMBA_VERSION};
+use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, PRODUCER, SAMBA_DOMAIN, SAMBA_VERSION};
 use crate::gguf::Metadata;
 use crate::{AtomicFile, Error, Result};
 use prost::Message;
 use prost::bytes::Bytes;
 use rayon::prelude::*;
+use serde_json::json;
 use std::borrow::Cow;
 use std::path::Path;
-use tamborim_quant::{Format, Tensor};
+use tamborim_quant::Tensor;
 
 /// Models whose tensors take no more than this are one file; those of others have a file of their own beside it.
 const MAX_INLINE: usize = 64 << 20;
@@ -102,6 +103,13 @@ impl OnnxWriter {
             let expected = format!("{} bytes", missing.n_bytes());
             return Err(Error::tensor(self.file.path(), &missing.name, expected, "none"));
         }
+        let layouts: serde_json::Map<_, _> = self
+            .export
+            .stored
+            .iter()
+            .map(|s| (s.spec.name.clone(), json!(TensorLayout { shape: s.spec.shape.clone(), layout: s.layout() })))
+            .collect();
+        let layouts = entry(TENSORS_KEY, serde_json::Value::Object(layouts).to_string());
         let mut graph = self.export.graph;
         graph.initializer.append(&mut self.tensors);
         let domains = |used: &str| graph.node.iter().any(|n| n.domain.as_deref() == Some(used));
@@ -109,7 +117,7 @@ impl OnnxWriter {
         let imports = [&imports[..], &[(SAMBA_DOMAIN, SAMBA_VERSION, domains(SAMBA_DOMAIN))]].concat();
         let model = ModelProto {
             ir_version: Some(IR_VERSION),
-            producer_name: Some("tamborim".to_owned()),
+            producer_name: Some(PRODUCER.to_owned()),
             producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             doc_string: None,
             opset_import: imports
@@ -120,7 +128,7 @@ impl OnnxWriter {
                     version: Some(version),
                 })
                 .collect(),
-            metadata_props: metadata.iter().map(|(key, value)| entry(key, to_json(value))).collect(),
+            metadata_props: metadata.iter().map(|(key, value)| entry(key, to_json(value))).chain([layouts]).collect(),
             functions: self.export.functions,
             graph: Some(graph),
         };
@@ -139,26 +147,34 @@ fn entry(key: &str, value: String) -> StringStringEntryProto {
 }
 
 impl Stored {
+    /// How the tensor is stored.
+    fn layout(&self) -> Layout {
+        match self.part {
+            Part::Whole => Layout::Whole,
+            Part::Transposed => Layout::Transposed,
+        }
+    }
+
     /// The initializer's bytes from the tensor in the format it is stored in.
     pub fn bytes<'t>(&self, tensor: Tensor<'t>) -> Cow<'t, [u8]> {
         match self.part {
             Part::Whole => tensor.bytes,
-            Part::Transposed => transposed(&tensor).into(),
+            Part::Transposed => turn(&tensor).into(),
         }
     }
 }
 
 /// The numbers of a matrix of F32, F16 or BF16, columns first.
-fn transposed(tensor: &Tensor<'_>) -> Vec<u8> {
-    let (rows, cols) = (tensor.rows(), tensor.cols());
-    match tensor.format {
-        Format::F16 | Format::Bf16 => turn::<2>(&tensor.bytes, rows, cols),
-        _ => turn::<4>(&tensor.bytes, rows, cols),
+pub(super) fn turn(matrix: &Tensor<'_>) -> Vec<u8> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    match matrix.format.block_bytes() {
+        2 => turn_elements::<2>(&matrix.bytes, rows, cols),
+        _ => turn_elements::<4>(&matrix.bytes, rows, cols),
     }
 }
 
 /// Rows and columns of elements of `N` bytes exchanged, on all threads, in tiles that stay in the nearest cache.
-pub(super) fn turn<const N: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+fn turn_elements<const N: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
     const TILE: usize = 32;
     let source = bytes.as_chunks::<N>().0;
     let mut out = vec![0; bytes.len()];

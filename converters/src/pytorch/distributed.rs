@@ -239,7 +239,7 @@ impl Metadata<'_, '_> {
         let tensor_error = |m: Mismatch| m.of(self.path, key);
         let section = self.sections.get(&(key, at.to_vec()));
         let section = section.ok_or_else(|| tensor_error(Mismatch::new(format!("a section for {at:?}"), "none")))?;
-        names::check_file(self.path, section.file)?;
+        names::check_file(self.path, "index", section.file)?;
         let path = files.folder.join(section.file);
         let (index, file) = files.get(section)?;
         let prefix = format!("{} at {}, ", quoted(key), section.offset);
