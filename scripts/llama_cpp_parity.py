@@ -1,10 +1,11 @@
 """Logits of real llama.cpp on the GGUF files that tamborim writes in llama.cpp's own architectures.
 
 usage: llama_cpp_parity.py TAMBORIM FIXTURES
-Needs the packages llama-cpp-python (built from source: long) and safetensors. FIXTURES is a folder of checkpoints
-(checkpoint.pth, lit_config.json, tokens.json). Each is converted, and llama.cpp's logits are compared with tamborim's own
-on the float32-table twin of the model, because llama.cpp computes RoPE in float32 where the training code rounds the
-table to bfloat16 (2e-2 in logits of these tiny models).
+Needs the packages llama-cpp-python (built from source: long) and safetensors. FIXTURES/lit holds checkpoints
+(checkpoint.pth, lit_config.json, tokens.json), FIXTURES/descendants Hugging Face folders with golden.safetensors. Each is
+converted, and llama.cpp's logits are compared with tamborim's own on the float32-table twin of the model, because llama.cpp
+computes RoPE in float32 where the training code rounds the table to bfloat16 (2e-2 in logits of these tiny models).
+PLaMo-2 is compared in float32, 8 and 4 bits, in one batch and token by token.
 """
 import ctypes
 import json
@@ -22,10 +23,16 @@ ARCHITECTURES = {
     "llama_swa_gqa2": "granite_swa",
 }
 LIMIT = 1e-4
+# Logits up to 13; the two float32 runs are as far from float64 as from each other.
+PLAMO2_LIMIT = 1e-3
+# Rounded weights move the logits of these tiny models far, and llama.cpp rounds the activations too: its distance to the golden
+# may be so many times ours (rms).
+PLAMO2_QUANTIZED_RATIO = 2
 
 
-def logits_of(path, tokens, vocab):
-    """Every position's logits, computed by llama.cpp in one batch, float32 keys and values."""
+def logits_of(path, tokens, vocab, at_once=None):
+    """Every position's logits, computed by llama.cpp in batches of `at_once` (default: one), float32 keys and values."""
+    at_once = at_once or len(tokens)
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
@@ -36,17 +43,45 @@ def logits_of(path, tokens, vocab):
     params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
     params.flash_attn_type = 0
     context = llama_cpp.llama_init_from_model(model, params)
-    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
-    batch.n_tokens = len(tokens)
-    for i, token in enumerate(tokens):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, 1
-    if llama_cpp.llama_decode(context, batch):
-        raise SystemExit(f"{path}: llama.cpp fails to decode")
-    rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), (vocab,)).copy() for i in range(len(tokens))]
+    batch = llama_cpp.llama_batch_init(at_once, 0, 1)
+    rows = []
+    for first in range(0, len(tokens), at_once):
+        piece = tokens[first:first + at_once]
+        batch.n_tokens = len(piece)
+        for i, token in enumerate(piece):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, first + i, 1, 0, 1
+        if llama_cpp.llama_decode(context, batch):
+            raise SystemExit(f"{path}: llama.cpp fails to decode")
+        for i in range(len(piece)):
+            rows.append(np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), (vocab,)).copy())
     llama_cpp.llama_batch_free(batch)
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
     return np.stack(rows)
+
+
+def plamo2(tool, folder, work):
+    """Whether llama.cpp computes a PLaMo-2 as we do: the same logits in float32, as good ones in fewer bits."""
+    golden = load_file(folder / "golden.safetensors")
+    ids, truth = golden["input_ids"][0].tolist(), golden["logits"][0]
+    (work / "t.json").write_text(json.dumps({"tokens": ids}))
+    passed = True
+    rms = lambda x: float(np.sqrt((x * x).mean()))
+    for form in ("f32", "q8_0", "int4"):
+        command = ["convert", "--dtype", "f32"] if form == "f32" else ["quantize", "--to", form]
+        subprocess.run([tool, *command, folder, "-o", work / "p.gguf"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([tool, "logits", work / "p.gguf", "--tokens", work / "t.json", "-o", work / "l.safetensors", "--device", "cpu"], check=True)
+        ours = load_file(work / "l.safetensors")["logits"]
+        theirs = [logits_of(work / "p.gguf", ids, ours.shape[1], n) for n in (None, 1)]
+        if form == "f32":
+            far = max(float(np.abs(ours - t).max()) for t in theirs)
+            print(f"{folder.name:20} plamo2 f32   largest logit difference {far:.2e} (logits up to {np.abs(ours).max():.1f})")
+            passed &= far < PLAMO2_LIMIT
+        else:
+            own, other = rms(ours - truth), max(rms(t - truth) for t in theirs)
+            print(f"{folder.name:20} plamo2 {form:5} rms distance to the golden: ours {own:.2e}, llama.cpp's {other:.2e}")
+            passed &= other < PLAMO2_QUANTIZED_RATIO * own
+    return passed
 
 
 def patch_table_type(path, out):
@@ -63,7 +98,7 @@ def main():
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     failed, ran = [], 0
     for name, architecture in ARCHITECTURES.items():
-        folder = fixtures / name
+        folder = fixtures / "lit" / name
         if not folder.is_dir():
             print(f"{name:20} not there, skipped")
             continue
@@ -79,6 +114,11 @@ def main():
         print(f"{name:20} {architecture:12} largest logit difference {difference:.2e} (logits up to {np.abs(ours).max():.1f})")
         if not difference < LIMIT:
             failed.append(name)
+        ran += 1
+    for folder in sorted((fixtures / "descendants").glob("plamo2*")):
+        with tempfile.TemporaryDirectory() as work:
+            if not plamo2(tool, folder, Path(work)):
+                failed.append(folder.name)
         ran += 1
     print(f"{ran - len(failed)} passed, {len(failed)} failed")
     sys.exit(bool(failed) or not ran)

@@ -94,11 +94,11 @@ impl OpenModel {
         }
     }
 
-    /// The naming of the training code, or Hugging Face's where the model came in it.
+    /// The naming that the model came in, or the first one that fits it.
     pub fn naming(&self) -> Naming {
         match &self.reader {
             Reader::Checkpoint(m) => m.naming(),
-            Reader::Gguf(_) | Reader::Onnx(_) => Naming::Lit,
+            Reader::Gguf(_) | Reader::Onnx(_) => Naming::of(self.source().plan()),
         }
     }
 

@@ -13,6 +13,9 @@ use tamborim_quant::{Format, SourceError, Tensor, TensorSource};
 /// Buffers of the training code that hold nothing: uninitialised, possibly NaN.
 const IGNORED_SUFFIX: &str = ".rel_pos_bias._float_tensor";
 
+/// The output head in every naming; a tied one may be there too.
+const HEAD: &str = "lm_head.weight";
+
 /// A checkpoint together with its plan. Opening it has compared every name and shape.
 pub struct CheckpointModel {
     checkpoint: Box<dyn Checkpoint>,
@@ -67,7 +70,7 @@ impl CheckpointModel {
             }
             known.insert(key);
         }
-        let [embedding, head] = self.tied_keys();
+        let [embedding, head] = self.tied_keys(&tensors);
         if self.plan.tied {
             known.extend([embedding, head]);
         }
@@ -77,15 +80,23 @@ impl CheckpointModel {
         if self.plan.tied
             && let (Some(a), Some(b)) = (entries.get(embedding), entries.get(head))
         {
-            self.check_tie(a, b)?;
+            self.check_tie([embedding, head], [a, b])?;
         }
         Ok(())
     }
 
-    fn tied_keys(&self) -> [&'static str; 2] {
-        match self.naming {
-            Naming::Lit => ["transformer.wte.weight", "lm_head.weight"],
-            Naming::HuggingFace => ["backbone.embeddings.weight", "lm_head.weight"],
+    /// The keys of embedding and head.
+    fn tied_keys<'s>(&self, tensors: &'s [TensorSpec]) -> [&'s str; 2] {
+        let embedding = tensors.iter().find(|t| t.role == Role::Embedding).and_then(|t| t.stored(self.naming));
+        [embedding.map_or("", |stored| self.key(&stored.key)), HEAD]
+    }
+
+    /// The name of a tensor in this file. Where all names begin alike, reading has taken that away as a wrapper's prefix,
+    /// although it may be part of the names.
+    fn key<'s>(&self, key: &'s str) -> &'s str {
+        match key.strip_prefix("model.") {
+            Some(rest) if !self.checkpoint.entries().contains_key(key) => rest,
+            _ => key,
         }
     }
 
@@ -95,21 +106,20 @@ impl CheckpointModel {
             |key: &str| Error::tensor(self.checkpoint.path(), key, format!("shape {:?}", spec.shape), "no such tensor");
         let stored = spec.stored(self.naming).ok_or_else(|| missing(&spec.name))?;
         let entries = self.checkpoint.entries();
-        let mut key = stored.key.as_str();
+        let mut key = self.key(&stored.key);
         if spec.role == Role::Embedding && self.plan.tied && !entries.contains_key(key) {
-            key = self.tied_keys()[1];
+            key = HEAD;
         }
         let entry = entries.get_key_value(key).ok_or_else(|| missing(&stored.key))?;
         Ok(Located { key: entry.0, entry: entry.1, stored })
     }
 
     /// The configuration says that head and embedding are one: two different tensors there would change the model.
-    fn check_tie(&self, embedding: &Entry, head: &Entry) -> Result<()> {
+    fn check_tie(&self, [embedding_key, head_key]: [&str; 2], [embedding, head]: [&Entry; 2]) -> Result<()> {
         if embedding.identity == head.identity {
             return Ok(());
         }
         let path = self.checkpoint.path();
-        let [embedding_key, head_key] = self.tied_keys();
         let same = embedding.shape == head.shape && {
             let [a, b] = [embedding_key, head_key].map(|k| self.checkpoint.read(k));
             let (a, b) = (a?, b?);
@@ -141,10 +151,8 @@ impl CheckpointModel {
         let stored = as_tensor(bytes, entry);
         let whole = match view {
             View::Whole | View::Squeeze => stored,
-            View::NegExp => {
-                let a: Vec<f32> = stored.to_f32().iter().map(|x| -f64::from(*x).exp() as f32).collect();
-                Tensor { format: Format::F32, shape: stored.shape, bytes: bytemuck::cast_slice(&a).to_vec().into() }
-            }
+            View::NegExp => mapped(&stored, |x| -x.exp()),
+            View::Plus(offset) => mapped(&stored, |x| x + offset),
             View::HeadsOfGroups { groups, per_group, first, count, head } => {
                 let row_bytes = stored.bytes.len() / stored.shape[0].max(1);
                 let head_bytes = head * row_bytes;
@@ -167,7 +175,10 @@ impl TensorSource for CheckpointModel {
 
     fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
         let Located { entry, stored, .. } = self.locate(spec)?;
-        Ok(if stored.view == View::NegExp { Format::F32 } else { format_of(entry.scalar) })
+        Ok(match stored.view {
+            View::NegExp | View::Plus(_) => Format::F32,
+            _ => format_of(entry.scalar),
+        })
     }
 
     fn read(&self, spec: &TensorSpec) -> std::result::Result<Tensor<'_>, SourceError> {
@@ -186,6 +197,13 @@ fn format_of(scalar: Scalar) -> Format {
         Scalar::F16 => Format::F16,
         Scalar::Bf16 => Format::Bf16,
     }
+}
+
+/// The numbers after `f` in float64, as float32.
+fn mapped(tensor: &Tensor<'_>, f: impl Fn(f64) -> f64) -> Tensor<'static> {
+    let numbers: Vec<f32> = tensor.to_f32().iter().map(|x| f(f64::from(*x)) as f32).collect();
+    let bytes = bytemuck::cast_slice(&numbers).to_vec();
+    Tensor { format: Format::F32, shape: tensor.shape.clone(), bytes: bytes.into() }
 }
 
 /// The stored numbers.

@@ -64,13 +64,19 @@ fn described_by_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<Descrip
     }
     let bytes = std::fs::read(file).map_err(Error::io(file))?;
     let text = String::from_utf8(bytes).map_err(|_| Error::damaged(file, "configuration", "JSON", "no UTF-8 text"))?;
-    let (plan, naming) = if is_hugging_face(&text) {
-        (Plan::from_hugging_face(&text), Naming::HuggingFace)
+    let plan = if is_hugging_face(&text) {
+        let names: Vec<&str> = checkpoint.entries().keys().map(String::as_str).collect();
+        Plan::from_hugging_face(&text, &names)
     } else {
-        (Config::from_json(&text, &hints(checkpoint)).and_then(|c| Plan::from_config(&c)), Naming::Lit)
+        Config::from_json(&text, &hints(checkpoint)).and_then(|c| Plan::from_config(&c))
+    };
+    let plan = plan.map_err(at)?;
+    let naming = match Naming::of(&plan) {
+        Naming::Lit if is_hugging_face(&text) => Naming::HuggingFace,
+        naming => naming,
     };
     let origin = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Description { plan: plan.map_err(at)?, naming, origin })
+    Ok(Description { plan, naming, origin })
 }
 
 /// Hugging Face's files name a `model_type`; the training code's have no such field.

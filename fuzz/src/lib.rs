@@ -151,7 +151,7 @@ fn config(bytes: &[u8]) {
         .collect();
     let hints = ShapeHints::from_shapes(tensors.iter().map(|(name, shape)| (*name, shape.as_slice())));
     let training_code = Config::from_json(json, &hints).and_then(|config| Plan::from_config(&config));
-    for plan in [training_code, Plan::from_hugging_face(json)] {
+    for plan in [training_code, Plan::from_hugging_face(json, &[])] {
         tidy(plan).iter().for_each(check_plan);
     }
 }

@@ -206,7 +206,7 @@ fn ggufs() -> Vec<Vec<u8>> {
     for (number, json) in small_configs().into_iter().enumerate() {
         let plan = match Config::from_json(&json, &ShapeHints::default()) {
             Ok(config) => Plan::from_config(&config),
-            Err(_) => Plan::from_hugging_face(&json),
+            Err(_) => Plan::from_hugging_face(&json, &[]),
         };
         let plan = plan.expect("a plan");
         // Gated linear attention needs a width that makes large files.

@@ -8,7 +8,8 @@
 // attention_decode_{f32,bf16}_any: any even head_dim up to 256, slowly; as h1.
 //
 //   out        (heads * head_dim)
-//   q, k, v    (heads * head_dim), (groups * head_dim) twice: the token's projections, before RoPE, anywhere
+//   q, k, v    (heads * head_dim), (groups * head_dim) twice: the token's projections, before RoPE, anywhere. k and v null: the token's key
+//              and value are in the rings already, and nothing is written there
 //   cos, sin   (dims / 2) float32, the token's row of rope_table; unused (may be null) where dims = 0
 //   k_ring, v_ring  (capacity, groups * head_dim), 16-byte aligned; position p lies in slot p % capacity. capacity >= window, or without a
 //              window > p. Slot p % capacity is written here, the other slots of keys in sight are read.
@@ -21,7 +22,8 @@
 //   min(ceil(keys in sight at most / 128), 3 * multiprocessors / grid.y), at least 1. The keys in sight are shared out evenly in steps
 //   of one round of a block; blocks left over end at once, so that one captured grid serves all positions.
 // Order (programmatic dependent launch): q, k, v, cos and sin are read after previous_kernel_wait; position and the ring before it. Hence
-//   the kernel right before in the stream must write neither, or this one must be launched without the overlap.
+//   the kernel right before in the stream must write neither, or this one must be launched without the overlap. Where k is null, the
+//   kernels between this one and the one that wrote the ring may all have begun early: launch it without the overlap.
 #include "attention.cuh"
 
 #define WARPS 4
@@ -118,6 +120,7 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
     int active = (count + share - 1) / share;
     if (split >= active) return;
     int end = min((split + 1) * share, count);
+    int fresh = a.k ? 1 : 0; // keys that are not in the ring yet
 
     const T *k_ring = a.k_ring + group * a.head_dim, *v_ring = a.v_ring + group * a.head_dim;
     auto load_keys = [&](uint4 (&to)[LOADS][CHUNKS], const T* ring, int first) {
@@ -130,7 +133,7 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
                 int ch = (j * LANES + lane % LANES) * VEC;
                 // The newest is not there yet; zeros where there is nothing, since memory nobody wrote may hold NaN.
                 to[i][j] = make_uint4(0, 0, 0, 0);
-                if (n >= end || n >= count - 1 || ch >= a.head_dim) continue;
+                if (n >= end || n >= count - fresh || ch >= a.head_dim) continue;
                 if (WIDE) // in units of 16 bytes 32 bits are enough
                     to[i][j] = load_stream16((const uint4*)ring + ((uint32_t)slot * (uint32_t)(stride / VEC) + ch / VEC));
                 else
@@ -158,7 +161,7 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
         }
         q_heads[h][ch] = x;
     }
-    if (end == count) {
+    if (end == count && fresh) {
         int64_t at = ring_slot(p, a.capacity) * stride + group * a.head_dim;
 #pragma unroll 1
         for (int ch = threadIdx.x; ch < D; ch += 32 * WARPS) {
@@ -171,7 +174,7 @@ template <typename T, int LANES, int CHUNKS, int LOADS, int HEADS, bool WIDE> IN
     }
     __syncthreads();
     auto put_newest = [&](uint4 (&to)[LOADS][CHUNKS], const T* from, int first) {
-        if (first + KEYS < count) return;
+        if (!fresh || first + KEYS < count) return;
 #pragma unroll
         for (int i = 0; i < LOADS; ++i)
 #pragma unroll

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::parity::Distance;
+use std::borrow::Cow;
 use std::ops::Range;
 use tamborim_model::mixers::Rope;
 use tamborim_model::{Norm, NormKind};
@@ -25,6 +26,22 @@ pub struct Map<'a> {
     pub weight: Tensor<'a>,
     /// Added to every row of products.
     pub bias: Option<Vec<f32>>,
+}
+
+impl<'a> Map<'a> {
+    /// Outputs `range` alone.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn outputs(&self, range: Range<usize>) -> Map<'a> {
+        let bytes = range.start * self.weight.row_bytes()..range.end * self.weight.row_bytes();
+        let bytes = match &self.weight.bytes {
+            Cow::Borrowed(all) => Cow::Borrowed(&all[bytes]),
+            Cow::Owned(all) => Cow::Owned(all[bytes].to_vec()),
+        };
+        let weight = Tensor { format: self.weight.format, shape: vec![range.len(), self.weight.cols()], bytes };
+        Map { name: self.name.clone(), weight, bias: self.bias.as_ref().map(|b| b[range].to_vec()) }
+    }
 }
 
 /// A norm with its weights.
@@ -59,6 +76,22 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Keys a token sees, itself included; `None`: all.
     pub window: Option<usize>,
+}
+
+/// A selective scan whose step size, A and D are one number a head.
+pub struct HeadedScan<V> {
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// States of a channel.
+    pub d_state: usize,
+    /// Added to the step sizes before softplus: (heads).
+    pub dt_bias: V,
+    /// A: (heads).
+    pub a: V,
+    /// D: (heads).
+    pub d: V,
 }
 
 /// Dimensions of an outer-product recurrence.
@@ -186,6 +219,11 @@ pub trait Backend: Sized {
         w: &Self::Linear<'_>,
         r: &Self::Rows,
     ) -> Result<Self::Rows>;
+    /// `r += norm(y)`, RMSNorm.
+    fn add_normed(&self, norm: &NormWeights<Self::Vector>, y: &Self::Rows, r: &mut Self::Rows) -> Result<()>;
+    /// RMSNorm of every `head_dim` channels by themselves. There is a weight for every column that is normalized; columns
+    /// beyond stay as they are.
+    fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &Self::Rows) -> Result<Self::Rows>;
     /// `r += x W^T + b`.
     fn add_linear(&self, w: &Self::Linear<'_>, x: &Self::Rows, r: &mut Self::Rows) -> Result<()>;
 
@@ -195,6 +233,8 @@ pub trait Backend: Sized {
     fn last_row(&self, x: &Self::Rows) -> Self::Rows;
     /// `x = silu(x)`.
     fn silu(&self, x: &mut Self::Rows) -> Result<()>;
+    /// `silu(gate) * x`.
+    fn gate(&self, gate: &Self::Rows, x: &Self::Rows) -> Result<Self::Rows>;
 
     /// The convolution of x, continuing after `past`, the last `width - 1` inputs (width - 1, channels).
     fn conv(&self, conv: &Conv<Self::Vector>, x: &Self::Rows, past: &mut Self::Vector) -> Result<Self::Rows>;
@@ -208,6 +248,17 @@ pub trait Backend: Sized {
         gate: Option<&Self::Rows>,
         state: &mut Self::Vector,
     ) -> Result<Self::Rows>;
+    /// [`HeadedScan`]: per head `h = exp(dt a) h + dt B u`, `y = (<h, C> + d u) * silu(gate)`, with
+    /// `dt = softplus(dt + dt_bias)`. `u` and `gate` are (tokens, heads * head_dim), `dt` is (tokens, heads), `b` and `c` are
+    /// (tokens, d_state). `state` holds h of every head.
+    fn headed_scan(
+        &self,
+        scan: &HeadedScan<Self::Vector>,
+        u: &Self::Rows,
+        dt_b_c: [&Self::Rows; 3],
+        gate: &Self::Rows,
+        state: &mut Self::Vector,
+    ) -> Result<Self::Rows>;
     /// Causal softmax attention of `qkv` (tokens, (heads + 2 groups) * head_dim), queries and keys turned by `rope` first:
     /// (tokens, heads * head_dim). Appends to `kv`, where [`Backend::reserve`] has made room.
     fn attend(
@@ -218,6 +269,21 @@ pub trait Backend: Sized {
         place: &Self::Place,
         kv: &mut Self::KeyValues,
     ) -> Result<Self::Rows>;
+    /// Causal softmax attention of `q` (tokens, heads * head_dim) over keys and values that are there, the queries' own among
+    /// them: (tokens, heads * head_dim).
+    fn attend_over(
+        &self,
+        shape: &AttentionShape,
+        q: &Self::Rows,
+        place: &Self::Place,
+        kv: &Self::KeyValues,
+    ) -> Result<Self::Rows>;
+    /// Rows `[q, rest]` with every one of `heads` heads of q made twice as wide and multiplied by the root of 2: zeros follow
+    /// what is in an even head and precede what is in an odd one. Softmax attention of such queries over pairs of key heads,
+    /// as one head of twice the width, is that of each query head over its own key head of the pair.
+    fn spread_pairs(&self, heads: usize, head_dim: usize, x: &Self::Rows) -> Result<Self::Rows>;
+    /// `rms(even head - lambda * odd head) * weight` of each pair of heads, as wide as there are weights: half of the columns.
+    fn differential_norm(&self, norm: &NormWeights<Self::Vector>, lambda: f32, o: &Self::Rows) -> Result<Self::Rows>;
     /// Every head of `head_dim` channels turned.
     fn rotate(&self, rope: &Self::Rope, x: &Self::Rows, head_dim: usize, place: &Self::Place) -> Result<Self::Rows>;
     /// Of q, k and v, per head `S = diag(decay) S + k v^T`, `o = S^T q / sqrt(keys)`: (tokens, heads * values). `state` holds S of every

@@ -1,9 +1,10 @@
 //! Tensors of a source, as the operations want them.
 
 use crate::backend::{Backend, Conv, Map, NormWeights};
+use crate::mixers::Output;
 use crate::{Error, Result};
 use std::collections::HashMap;
-use tamborim_model::{Norm, NormKind, Place, TensorSpec};
+use tamborim_model::{Branch, Norm, NormKind, Place, Plan, TensorSpec};
 use tamborim_quant::{Tensor, TensorSource};
 
 /// Reads tensors by their name below a block.
@@ -16,14 +17,14 @@ pub struct Loader<'a, 'l, B> {
     pub specs: &'l HashMap<String, TensorSpec>,
     /// What their names begin with.
     pub prefix: String,
-    /// Of the branch being loaded.
-    pub place: Option<Place>,
+    /// Being loaded.
+    pub branch: Option<&'l Branch>,
 }
 
 impl<'a, B: Backend> Loader<'a, '_, B> {
     /// Whether the mixer being loaded is the MLP half of its block.
     pub fn is_mlp(&self) -> bool {
-        self.place == Some(Place::Mlp)
+        self.branch.is_some_and(|b| b.place == Place::Mlp)
     }
 
     fn tensor(&self, name: &str) -> Result<Option<Tensor<'a>>> {
@@ -65,6 +66,25 @@ impl<'a, B: Backend> Loader<'a, '_, B> {
     /// One map.
     pub fn linear(&self, name: &str) -> Result<B::Linear<'a>> {
         self.stack(&[name])
+    }
+
+    /// The output head, where it is not just the embedding.
+    pub fn head(&self, plan: &Plan) -> Result<Option<B::Linear<'a>>> {
+        match (plan.tied, plan.head_bias) {
+            (true, false) => Ok(None),
+            (false, _) => self.linear("output").map(Some),
+            (true, true) => {
+                let bias = self.maybe_numbers("output.bias")?;
+                self.backend.stack(vec![Map { bias, ..self.map("token_embd")? }]).map(Some)
+            }
+        }
+    }
+
+    /// The map that a mixer ends in, with the norm behind the branch.
+    pub fn output(&self, name: &str) -> Result<Output<'a, B>> {
+        let post_norm = self.branch.and_then(|b| b.post_norm.map(|norm| (norm, b.post_norm_name())));
+        let load = |(norm, name)| NormWeights::new(self.backend, norm, self.numbers(name)?, Vec::new());
+        Ok(Output { map: self.linear(name)?, post_norm: post_norm.map(load).transpose()? })
     }
 
     /// A causal convolution of the channels of all `names` side by side: `name.weight` (channels, width) and, where the plan

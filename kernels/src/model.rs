@@ -2,10 +2,11 @@
 
 use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
-use crate::mixers::{MixerState, Weights};
+use crate::mixers::{MixerState, Pass, Weights};
 use crate::{Error, Result};
 use std::collections::HashMap;
-use tamborim_model::{Branch, Plan, TensorSpec};
+use std::ops::Range;
+use tamborim_model::{Plan, TensorSpec};
 use tamborim_quant::TensorSource;
 
 struct LoadedBranch<'a, B: Backend> {
@@ -21,6 +22,8 @@ pub struct Model<'a, B: Backend> {
     /// `None`: the embedding.
     head: Option<B::Linear<'a>>,
     branches: Vec<LoadedBranch<'a, B>>,
+    /// The first branch after all that carry something from token to token.
+    tail: usize,
     final_norm: NormWeights<B::Vector>,
 }
 
@@ -30,6 +33,8 @@ pub struct State<B: Backend> {
     position: u64,
     mixers: Vec<MixerState<B>>,
     place: Option<B::Place>,
+    /// Of a chunk's last token alone.
+    last_place: Option<B::Place>,
     recording: B::Recording,
 }
 
@@ -57,24 +62,27 @@ impl<'a, B: Backend> Model<'a, B> {
     pub fn load(backend: &'a B, source: &'a dyn TensorSource) -> Result<Model<'a, B>> {
         let plan = source.plan();
         let specs: HashMap<String, TensorSpec> = plan.tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
-        let loader = |prefix, place| Loader { backend, source, specs: &specs, prefix, place };
+        let loader = |prefix, branch| Loader { backend, source, specs: &specs, prefix, branch };
         let top = loader(String::new(), None);
-        let mut branches = Vec::new();
+        let (mut branches, mut tail) = (Vec::new(), 0);
         for (i, block) in plan.blocks.iter().enumerate() {
             for branch in &block.branches {
-                let Branch { place, norm, mixer } = branch;
-                let loader = loader(format!("blk.{i}."), Some(*place));
-                let norm = loader.norm(branch.norm_name(), *norm)?;
-                branches.push(LoadedBranch { norm, mixer: Weights::load(mixer, &loader)? });
+                let loader = loader(format!("blk.{i}."), Some(branch));
+                let norm = loader.norm(branch.norm_name(), branch.norm)?;
+                branches.push(LoadedBranch { norm, mixer: Weights::load(&branch.mixer, &loader)? });
+                if branch.mixer.has_state() {
+                    tail = branches.len();
+                }
             }
         }
         Ok(Model {
             backend,
             plan,
             embedding: top.linear("token_embd")?,
-            head: if plan.tied { None } else { Some(top.linear("output")?) },
+            head: top.head(plan)?,
             final_norm: top.norm("output_norm", plan.final_norm)?,
             branches,
+            tail,
         })
     }
 
@@ -94,7 +102,7 @@ impl<'a, B: Backend> Model<'a, B> {
     /// [`Error::Device`] where there is no room for it.
     pub fn start(&self) -> Result<State<B>> {
         let mixers = self.branches.iter().map(|b| b.mixer.start(self.backend)).collect::<Result<_>>()?;
-        Ok(State { position: 0, mixers, place: None, recording: B::Recording::default() })
+        Ok(State { position: 0, mixers, place: None, last_place: None, recording: B::Recording::default() })
     }
 
     /// Runs `tokens` after `state`, which moves on, and hands logits to `sink` chunk by chunk: rows of `padded_vocab_size`
@@ -128,7 +136,7 @@ impl<'a, B: Backend> Model<'a, B> {
 
     /// One chunk, and its logits where they are wanted.
     fn advance(&self, tokens: &[u32], state: &mut State<B>, logits: Option<Logits>) -> Result<Option<B::Rows>> {
-        let State { position, mixers, place, recording } = state;
+        let State { position, mixers, place, last_place, recording } = state;
         let end = *position + tokens.len() as u64;
         let mut moved = false;
         for (branch, mixer) in self.branches.iter().zip(mixers.iter_mut()) {
@@ -139,9 +147,25 @@ impl<'a, B: Backend> Model<'a, B> {
         }
         self.backend.set_place(place, tokens, *position)?;
         let Some(place) = place else { unreachable!("it was just set") };
+        let last = match (logits, tokens) {
+            (Some(Logits::Last), [_, .., last]) => {
+                self.backend.set_place(last_place, &[*last], end - 1)?;
+                last_place.as_ref()
+            }
+            _ => None,
+        };
         let mut walk = || {
-            let r = self.residual(place, mixers)?;
-            logits.map(|which| self.logits(&r, which)).transpose()
+            let (states, tail) = (&mut mixers[..], self.tail);
+            let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+            self.walk(0..tail, &mut r, place, &mut memory, states)?;
+            let Some(which) = logits else { return Ok(None) };
+            // Nothing of what follows is of use to later tokens.
+            if last.is_some() {
+                r = self.backend.last_row(&r);
+                memory = memory.map(|rows| self.backend.last_row(&rows));
+            }
+            self.walk(tail..self.branches.len(), &mut r, last.unwrap_or(place), &mut memory, states)?;
+            self.logits(&r, which).map(Some)
         };
         *position = end;
         match (tokens.len(), logits) {
@@ -153,13 +177,22 @@ impl<'a, B: Backend> Model<'a, B> {
         }
     }
 
-    /// The residual stream after the last block.
-    fn residual(&self, place: &B::Place, mixers: &mut [MixerState<B>]) -> Result<B::Rows> {
-        let mut r = self.backend.embed(&self.embedding, place)?;
-        for (branch, mixer) in self.branches.iter().zip(mixers) {
-            branch.mixer.forward(self.backend, &branch.norm, &mut r, place, mixer)?;
+    /// The residual stream and the memory through some of the branches.
+    fn walk(
+        &self,
+        branches: Range<usize>,
+        r: &mut B::Rows,
+        place: &B::Place,
+        memory: &mut Option<B::Rows>,
+        states: &mut [MixerState<B>],
+    ) -> Result<()> {
+        for i in branches {
+            let (below, state) = states.split_at_mut(i);
+            let Some(state) = state.first_mut() else { unreachable!("a state of another model") };
+            let mut pass = Pass { place, memory, below };
+            self.branches[i].mixer.forward(self.backend, &self.branches[i].norm, r, &mut pass, state)?;
         }
-        Ok(r)
+        Ok(())
     }
 
     fn logits(&self, r: &B::Rows, which: Logits) -> Result<B::Rows> {

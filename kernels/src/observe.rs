@@ -69,7 +69,9 @@ impl<B: Backend> Observed<B> {
     fn input(&self, maps: &[Map<'_>]) -> usize {
         let width = maps[0].weight.cols();
         let block = width.div_ceil(width.div_ceil(self.block));
-        let names = maps.iter().map(|m| m.name.clone()).collect();
+        // Maps may be parts of one matrix.
+        let mut names: Vec<String> = maps.iter().map(|m| m.name.clone()).collect();
+        names.dedup();
         let mut inputs = self.inputs.borrow_mut();
         inputs.push(Sums::new(names, width, block));
         inputs.len() - 1
@@ -176,6 +178,14 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.project_gated(norm, &w.inner, r)
     }
 
+    fn add_normed(&self, norm: &NormWeights<Self::Vector>, y: &B::Rows, r: &mut B::Rows) -> Result<()> {
+        self.inner.add_normed(norm, y, r)
+    }
+
+    fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.norm_heads(norm, head_dim, x)
+    }
+
     fn add_linear(&self, w: &Self::Linear<'_>, x: &B::Rows, r: &mut B::Rows) -> Result<()> {
         self.gather(w.input, x)?;
         self.inner.add_linear(&w.inner, x, r)
@@ -191,6 +201,10 @@ impl<B: Backend> Backend for Observed<B> {
 
     fn silu(&self, x: &mut B::Rows) -> Result<()> {
         self.inner.silu(x)
+    }
+
+    fn gate(&self, gate: &B::Rows, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.gate(gate, x)
     }
 
     fn conv(&self, conv: &Conv<Self::Vector>, x: &B::Rows, past: &mut B::Vector) -> Result<B::Rows> {
@@ -209,6 +223,17 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.scan(&scan.inner, u, driven, gate, state)
     }
 
+    fn headed_scan(
+        &self,
+        scan: &HeadedScan<Self::Vector>,
+        u: &B::Rows,
+        dt_b_c: [&B::Rows; 3],
+        gate: &B::Rows,
+        state: &mut B::Vector,
+    ) -> Result<B::Rows> {
+        self.inner.headed_scan(scan, u, dt_b_c, gate, state)
+    }
+
     fn attend(
         &self,
         shape: &AttentionShape,
@@ -218,6 +243,18 @@ impl<B: Backend> Backend for Observed<B> {
         kv: &mut B::KeyValues,
     ) -> Result<B::Rows> {
         self.inner.attend(shape, rope, qkv, place, kv)
+    }
+
+    fn attend_over(&self, shape: &AttentionShape, q: &B::Rows, place: &B::Place, kv: &B::KeyValues) -> Result<B::Rows> {
+        self.inner.attend_over(shape, q, place, kv)
+    }
+
+    fn spread_pairs(&self, heads: usize, head_dim: usize, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.spread_pairs(heads, head_dim, x)
+    }
+
+    fn differential_norm(&self, norm: &NormWeights<Self::Vector>, lambda: f32, o: &B::Rows) -> Result<B::Rows> {
+        self.inner.differential_norm(norm, lambda, o)
     }
 
     fn rotate(&self, rope: &B::Rope, x: &B::Rows, head_dim: usize, place: &B::Place) -> Result<B::Rows> {

@@ -5,6 +5,7 @@ mod error;
 mod hints;
 mod hugging_face;
 pub mod mixers;
+mod naming;
 pub mod official;
 mod plan;
 mod tensor;

@@ -2,7 +2,8 @@
 
 use crate::config::{Config, NormClass};
 use crate::mixers::{Attention, Gla, Mamba, Mega, Mixer, Part, Retention, Rope, RopeTable, SelectiveScan, SwiGlu};
-use crate::tensor::{Role, Stored, TensorSpec, View};
+use crate::naming;
+use crate::tensor::{Naming, Role, Stored, TensorSpec, View};
 use crate::{Error, Result};
 
 /// Constants of the architecture that no configuration holds (microsoft/Samba at ed3ed54).
@@ -73,12 +74,24 @@ pub struct Branch {
     pub norm: Norm,
     /// The mixer.
     pub mixer: Mixer,
+    /// RMSNorm of what the mixer adds to the residual stream, where there is one.
+    pub post_norm: Option<Norm>,
 }
 
 impl Branch {
+    /// A branch without a norm behind.
+    pub fn new(place: Place, norm: Norm, mixer: Mixer) -> Branch {
+        Branch { place, norm, mixer, post_norm: None }
+    }
+
     /// Canonical name of the norm's tensor below the block, without `.weight` or `.bias`.
     pub fn norm_name(&self) -> &'static str {
         self.place.names().0
+    }
+
+    /// Canonical name of the weights of [`Branch::post_norm`], below the block.
+    pub fn post_norm_name(&self) -> &'static str {
+        if self.place == Place::Mlp { "post_ffw_norm" } else { "post_attention_norm" }
     }
 }
 
@@ -106,6 +119,8 @@ pub struct Plan {
     pub final_norm: Norm,
     /// Whether the head is the embedding.
     pub tied: bool,
+    /// Whether logits have a bias.
+    pub head_bias: bool,
     /// The blocks.
     pub blocks: Vec<Block>,
 }
@@ -127,24 +142,24 @@ impl Plan {
         for i in 0..c.n_layer {
             let mut branches = Vec::new();
             if c.mamba {
-                branches.push(Branch { place: Place::Only, norm, mixer: mamba(d) });
+                branches.push(Branch::new(Place::Only, norm, mamba(d)));
                 blocks.push(Block { branches });
                 continue;
             }
             if c.mamba_swa_mlp {
-                branches.push(Branch { place: Place::Ssm, norm, mixer: mamba(d) });
-                branches.push(Branch { place: Place::Attention, norm, mixer: attention(c, i)? });
+                branches.push(Branch::new(Place::Ssm, norm, mamba(d)));
+                branches.push(Branch::new(Place::Attention, norm, attention(c, i)?));
             } else if c.use_mega {
                 let scan = scan(d, d.div_ceil(32));
                 let mixer = Mixer::Mega(Mega { scan, z_dim: MEGA_Z, chunk: MEGA_CHUNK });
                 let norm = Norm { kind: NormKind::Rms, eps: INNER_NORM_EPS };
-                branches.push(Branch { place: Place::Mega, norm, mixer });
+                branches.push(Branch::new(Place::Mega, norm, mixer));
             } else {
-                branches.push(Branch { place: Place::Mixer, norm, mixer: hybrid_mixer(c, i)? });
+                branches.push(Branch::new(Place::Mixer, norm, hybrid_mixer(c, i)?));
             }
             if c.mlp {
-                let mixer = Mixer::SwiGlu(SwiGlu { width: c.intermediate_size, bias: c.bias });
-                branches.push(Branch { place: Place::Mlp, norm, mixer });
+                let mixer = Mixer::SwiGlu(SwiGlu { width: c.intermediate_size, bias: c.bias, fused: false });
+                branches.push(Branch::new(Place::Mlp, norm, mixer));
             }
             blocks.push(Block { branches });
         }
@@ -156,6 +171,7 @@ impl Plan {
             context_length: c.block_size,
             final_norm: norm,
             tied: c.tied(),
+            head_bias: false,
             blocks,
         })
     }
@@ -163,13 +179,11 @@ impl Plan {
     /// All tensors in canonical order: embedding, blocks, final norm, head.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (v, d) = (self.padded_vocab_size, self.d_model);
-        let top = |name: &str, role, shape: &[usize], lit: &str, hf: &str| TensorSpec {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            role,
-            block: None,
-            lit: Stored { key: lit.to_owned(), view: View::Whole },
-            hf: Some(Stored { key: hf.to_owned(), view: View::Whole }),
+        let top = |name: &str, role, shape: &[usize], lit: &str, hf: &str| {
+            let whole = |naming, key: &str| (naming, Stored { key: key.to_owned(), view: View::Whole });
+            let mut stored = vec![whole(Naming::Lit, lit), whole(Naming::HuggingFace, hf)];
+            stored.extend(naming::stored(None, name));
+            TensorSpec { name: name.to_owned(), shape: shape.to_vec(), role, block: None, stored }
         };
         let mut all = vec![top(
             "token_embd.weight",
@@ -193,6 +207,9 @@ impl Plan {
         }
         if !self.tied {
             all.push(top("output.weight", Role::Head, &[v, d], "lm_head.weight", "lm_head.weight"));
+        }
+        if self.head_bias {
+            all.push(top("output.bias", Role::Bias, &[v], "lm_head.bias", "lm_head.bias"));
         }
         all
     }
@@ -226,6 +243,11 @@ impl Plan {
                 Mixer::Retention(_) => "retention",
                 Mixer::Gla(_) => "gated linear attention",
                 Mixer::Mega(_) => "Mega-S6",
+                Mixer::DifferentialAttention(a) if a.window.is_some() => "sliding-window differential attention",
+                Mixer::DifferentialAttention(_) => "full differential attention",
+                Mixer::CrossAttention(_) => "cross attention",
+                Mixer::GatedMemory(_) => "gated memory",
+                Mixer::HeadedMamba(_) => "multi-head Mamba",
             };
             if !kinds.contains(&kind) {
                 kinds.push(kind);
@@ -240,7 +262,7 @@ fn scan(d_inner: usize, dt_rank: usize) -> SelectiveScan {
 }
 
 fn mamba(d: usize) -> Mixer {
-    Mixer::Mamba(Mamba { scan: scan(2 * d, d.div_ceil(16)), proj_bias: false })
+    Mixer::Mamba(Mamba { scan: scan(2 * d, d.div_ceil(16)), proj_bias: false, shares_memory: false })
 }
 
 fn attention(c: &Config, layer: usize) -> Result<Mixer> {
@@ -265,6 +287,8 @@ fn attention(c: &Config, layer: usize) -> Result<Mixer> {
         qkv_bias: c.bias,
         output_bias: c.bias,
         short_conv: c.sc_attn.then_some(D_CONV),
+        fused: false,
+        qk_norm: false,
     }))
 }
 
@@ -279,7 +303,7 @@ fn hybrid_mixer(c: &Config, layer: usize) -> Result<Mixer> {
     };
     if is_ssm {
         return Ok(match c.abl_mamba {
-            true => Mixer::SwiGlu(SwiGlu { width: 2 * d, bias: c.bias }),
+            true => Mixer::SwiGlu(SwiGlu { width: 2 * d, bias: c.bias, fused: false }),
             false => mamba(d),
         });
     }
@@ -304,25 +328,29 @@ fn hybrid_mixer(c: &Config, layer: usize) -> Result<Mixer> {
 
 fn branch_tensors(block: usize, branch: &Branch, d: usize) -> Vec<TensorSpec> {
     let (norm, lit_norm, lit_prefix, hf) = branch.place.names();
-    let spec = |name: &str, role, shape: &[usize], lit: (String, View), hf: Option<(String, View)>| TensorSpec {
-        name: format!("blk.{block}.{name}"),
-        shape: shape.to_vec(),
-        role,
-        block: Some(block),
-        lit: Stored { key: format!("transformer.h.{block}.{}", lit.0), view: lit.1 },
-        hf: hf.map(|(key, view)| Stored { key: format!("backbone.layers.{block}.{key}"), view }),
+    let spec = |name: &str, role, shape: &[usize], lit: Option<(String, View)>, hf: Option<(String, View)>| {
+        let own = |naming, prefix: &str, (key, view)| (naming, Stored { key: format!("{prefix}{block}.{key}"), view });
+        let mut stored: Vec<(Naming, Stored)> = Vec::new();
+        stored.extend(lit.map(|lit| own(Naming::Lit, "transformer.h.", lit)));
+        stored.extend(hf.map(|hf| own(Naming::HuggingFace, "backbone.layers.", hf)));
+        stored.extend(naming::stored(Some(block), name));
+        TensorSpec { name: format!("blk.{block}.{name}"), shape: shape.to_vec(), role, block: Some(block), stored }
     };
     let norm_part = |part: &str| {
         let hf = hf.map(|(n, _)| (format!("{n}.{part}"), View::Whole));
-        spec(&format!("{norm}.{part}"), Role::Norm, &[d], (format!("{lit_norm}.{part}"), View::Whole), hf)
+        spec(&format!("{norm}.{part}"), Role::Norm, &[d], Some((format!("{lit_norm}.{part}"), View::Whole)), hf)
     };
     let mut all = vec![norm_part("weight")];
     if branch.norm.kind == NormKind::Layer {
         all.push(norm_part("bias"));
     }
-    for Part { role, name, shape, lit: (key, view), hf: hf_part } in branch.mixer.parts(d, branch.place == Place::Mlp) {
+    for Part { role, name, shape, lit, hf: hf_part } in branch.mixer.parts(d, branch.place == Place::Mlp) {
+        let lit = lit.map(|(key, view)| (format!("{lit_prefix}{key}"), view));
         let hf_stored = hf.zip(hf_part).map(|((_, prefix), (key, view))| (format!("{prefix}{key}"), view));
-        all.push(spec(name, role, &shape, (format!("{lit_prefix}{key}"), view), hf_stored));
+        all.push(spec(name, role, &shape, lit, hf_stored));
+    }
+    if branch.post_norm.is_some() {
+        all.push(spec(branch.post_norm_name(), Role::Norm, &[d], None, None));
     }
     all
 }

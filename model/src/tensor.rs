@@ -1,4 +1,6 @@
-//! Canonical tensors: one name, shape and role each, and how checkpoints of either naming store them.
+//! Canonical tensors: one name, shape and role each, and how checkpoints store them.
+
+use crate::Plan;
 
 /// What a tensor does in the model. Quantization recipes and reports group by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +33,8 @@ pub enum Role {
     AttnK,
     /// Values.
     AttnV,
+    /// Queries, keys and values in one matrix.
+    AttnQkv,
     /// Output gate of linear attention.
     AttnGate,
     /// Decay of gated linear attention (low rank, two matrices).
@@ -39,6 +43,12 @@ pub enum Role {
     AttnOutput,
     /// Short depthwise convolution on q, k or v.
     AttnConv,
+    /// Vectors that weigh the two halves of differential attention.
+    AttnLambda,
+    /// Gated memory: d_model to the gate of what a Mamba below handed out.
+    MemoryIn,
+    /// Gated memory: back to d_model.
+    MemoryOut,
     /// Mega-S6: features to `[u, z, r, h]`.
     MegaMix,
     /// Mega-S6: scales, offsets and position bias of its attention.
@@ -47,6 +57,8 @@ pub enum Role {
     FfnGate,
     /// SwiGLU: the other branch.
     FfnUp,
+    /// SwiGLU: both branches in one matrix, the one through SiLU first.
+    FfnGateUp,
     /// SwiGLU: back to d_model.
     FfnDown,
     /// Bias of a linear map.
@@ -59,9 +71,9 @@ impl Role {
     pub fn is_linear(self) -> bool {
         use Role::*;
         match self {
-            Embedding | Head | SsmIn | SsmX | SsmDt | SsmOut | AttnQ | AttnK | AttnV | AttnGate | AttnDecay
-            | AttnOutput | MegaMix | FfnGate | FfnUp | FfnDown => true,
-            Norm | SsmConv | SsmDtBias | SsmA | SsmD | AttnConv | MegaVector | Bias => false,
+            Embedding | Head | SsmIn | SsmX | SsmDt | SsmOut | AttnQ | AttnK | AttnV | AttnQkv | AttnGate
+            | AttnDecay | AttnOutput | MemoryIn | MemoryOut | MegaMix | FfnGate | FfnUp | FfnGateUp | FfnDown => true,
+            Norm | SsmConv | SsmDtBias | SsmA | SsmD | AttnConv | AttnLambda | MegaVector | Bias => false,
         }
     }
 
@@ -83,14 +95,19 @@ impl Role {
             AttnQ => "attention q",
             AttnK => "attention k",
             AttnV => "attention v",
+            AttnQkv => "attention q, k, v",
             AttnGate => "attention gate",
             AttnDecay => "attention decay",
             AttnOutput => "attention out",
             AttnConv => "attention conv",
+            AttnLambda => "attention lambda",
+            MemoryIn => "memory gate",
+            MemoryOut => "memory out",
             MegaMix => "mega mix",
             MegaVector => "mega vectors",
             FfnGate => "mlp gate",
             FfnUp => "mlp up",
+            FfnGateUp => "mlp gate, up",
             FfnDown => "mlp down",
             Bias => "biases",
         }
@@ -98,12 +115,14 @@ impl Role {
 }
 
 /// How a stored tensor becomes the canonical one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum View {
     /// As it is.
     Whole,
     /// `-exp(x)`: checkpoints hold `A_log`, runtimes want A. Computed in float64, rounded to float32.
     NegExp,
+    /// `x + offset`: checkpoints hold how far a norm's weight is from a constant. Computed in float64, rounded to float32.
+    Plus(f64),
     /// A dimension of extent 1 in the middle is dropped: `(channels, 1, width)` to `(channels, width)`.
     Squeeze,
     /// Rows of one fused projection, ordered group by group as `[queries of the group.., key, value]`, `head` rows each.
@@ -123,7 +142,7 @@ pub enum View {
 }
 
 /// Where a checkpoint keeps a canonical tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     /// The name there.
     pub key: String,
@@ -139,10 +158,25 @@ pub enum Naming {
     /// Hugging Face's, of flash-linear-attention's Samba and transformers' Mamba
     /// (`backbone.layers.0.mixer.in_proj.weight`).
     HuggingFace,
+    /// Phi-4-mini-flash-reasoning's (`model.layers.0.attn.in_proj.weight`).
+    Phi4Flash,
+    /// PLaMo-2's (`model.layers.layers.0.mixer.in_proj.weight`).
+    Plamo2,
+}
+
+impl Naming {
+    const ALL: [Naming; 4] = [Naming::Lit, Naming::HuggingFace, Naming::Phi4Flash, Naming::Plamo2];
+
+    /// The first naming that has a place for every tensor of `plan`.
+    pub fn of(plan: &Plan) -> Naming {
+        let tensors = plan.tensors();
+        let names_all = |n: &Naming| tensors.iter().all(|t| t.stored(*n).is_some());
+        Naming::ALL.into_iter().find(names_all).unwrap_or(Naming::Lit)
+    }
 }
 
 /// A canonical tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
     /// Canonical name, which is GGUF's (`blk.0.ssm_in.weight`).
     pub name: String,
@@ -152,26 +186,21 @@ pub struct TensorSpec {
     pub role: Role,
     /// The block it belongs to.
     pub block: Option<usize>,
-    /// In the training code's naming.
-    pub(crate) lit: Stored,
-    /// In Hugging Face's, where that family has it.
-    pub(crate) hf: Option<Stored>,
+    /// In the namings that have it.
+    pub(crate) stored: Vec<(Naming, Stored)>,
 }
 
 impl TensorSpec {
     /// Where checkpoints of a naming keep this tensor; `None` where that naming cannot express the model.
     pub fn stored(&self, naming: Naming) -> Option<&Stored> {
-        match naming {
-            Naming::Lit => Some(&self.lit),
-            Naming::HuggingFace => self.hf.as_ref(),
-        }
+        self.stored.iter().find(|(n, _)| *n == naming).map(|(_, stored)| stored)
     }
 
     /// The shape that [`TensorSpec::stored`] says to expect there.
     pub fn stored_shape(&self, stored: &Stored) -> Vec<usize> {
         let mut shape = self.shape.clone();
         match &stored.view {
-            View::Whole | View::NegExp => {}
+            View::Whole | View::NegExp | View::Plus(_) => {}
             View::Squeeze => shape.insert(1, 1),
             View::HeadsOfGroups { groups, per_group, head, .. } => shape[0] = groups * per_group * head,
         }

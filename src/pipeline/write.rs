@@ -254,13 +254,16 @@ impl StoredTensor<'_> {
                         bytes[(group * per_group + first) * head_bytes..][..rows.len()].copy_from_slice(rows);
                     }
                 }
-                Some(View::NegExp) => {
-                    let log: Vec<f32> = tensor.to_f32().iter().map(|a| (-f64::from(*a)).ln() as f32).collect();
-                    bytes.copy_from_slice(&Tensor::quantize(&log, tensor.shape.clone(), self.dtype, None)?.bytes);
-                }
+                Some(View::NegExp) => bytes.copy_from_slice(&self.mapped(&tensor, |a| (-a).ln())?),
+                Some(View::Plus(offset)) => bytes.copy_from_slice(&self.mapped(&tensor, |x| x - offset)?),
                 _ => bytes.copy_from_slice(&tensor.recode(self.dtype, None)?.bytes),
             }
         }
         Ok(bytes)
+    }
+    /// The numbers after `f` in float64, in this tensor's type.
+    fn mapped(&self, tensor: &Tensor<'_>, f: impl Fn(f64) -> f64) -> Result<Vec<u8>> {
+        let numbers: Vec<f32> = tensor.to_f32().iter().map(|x| f(f64::from(*x)) as f32).collect();
+        Ok(Tensor::quantize(&numbers, tensor.shape.clone(), self.dtype, None)?.bytes.into_owned())
     }
 }

@@ -22,6 +22,9 @@ pub fn write_onnx(
     refuse_overwriting(model, output)?;
     let source = model.source();
     let plan = source.plan();
+    if let kind @ (Architecture::Phi4Flash | Architecture::Plamo2) = Architecture::of(plan) {
+        return Err(format!("{}: {} is not written as ONNX yet", model.path().display(), kind.name()).into());
+    }
     let linear = plan.tensors().into_iter().filter(|s| s.role.is_linear());
     let storages = linear.map(|s| Ok((s.name.clone(), choose(&s)?))).collect::<Result<HashMap<_, _>>>()?;
     let export = export(plan, options, &|spec| storages[&spec.name]);

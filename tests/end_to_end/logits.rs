@@ -38,11 +38,11 @@ impl Case {
         }
     }
 
-    fn hf(folder: &Path) -> Case {
+    /// A Hugging Face folder.
+    pub fn hf(folder: &Path, tolerance: f64) -> Case {
         let golden = Tensors::read(&folder.join("golden.safetensors"));
         let ids = golden.integers("input_ids");
         let rows: Vec<&[usize]> = ids.chunks(golden.shape("input_ids")[1]).collect();
-        let tolerance = if name(folder) == "hf_mamba" { HF_MAMBA } else { EXACT };
         Case { model: folder.to_owned(), tokens: json!({ "tokens": rows }), golden, tolerance }
     }
 
@@ -85,7 +85,8 @@ impl Case {
 
 pub fn all_cases() -> Vec<Case> {
     let lit = models_in("lit").into_iter().map(|f| Case::lit(&f));
-    lit.chain(models_in("hf").into_iter().map(|f| Case::hf(&f))).collect()
+    lit.chain(models_in("hf").into_iter().map(|f| Case::hf(&f, if name(&f) == "hf_mamba" { HF_MAMBA } else { EXACT })))
+        .collect()
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod cli;
 mod common;
 mod convert;
 mod cuda;
+mod descendants;
 mod formats;
 mod hostile;
 mod inspect;

@@ -5,6 +5,8 @@
 //! | `mamba` | pure Mamba, RMSNorm | none |
 //! | `llama` | full attention and SwiGLU, RMSNorm, RoPE on whole heads | rows of q and k interleaved |
 //! | `granite_swa` | the same with sliding windows, in all or some blocks | as `llama`, and attention sinks of no weight |
+//! | `plamo2` | PLaMo-2 | none |
+//! | `phi4flash` | differential attention, gated memory | none |
 //! | `samba` | everything else | |
 //!
 //! llama.cpp's RoPE of the two in the middle turns neighbouring channels (2i, 2i+1) where the family turns (i, i + half):
@@ -16,7 +18,7 @@
 use crate::{Error, Result};
 use std::path::Path;
 use tamborim_model::mixers::Attention;
-use tamborim_model::{Branch, Mixer, NormKind, Place, Plan, Role, TensorSpec};
+use tamborim_model::{Branch, Mixer, Naming, NormKind, Place, Plan, Role, TensorSpec};
 use tamborim_quant::{Format, Tensor};
 
 /// A sink whose exponential is 0 next to any score.
@@ -34,14 +36,29 @@ pub enum Architecture {
     Llama,
     /// llama.cpp's Granite with sliding windows.
     GraniteSwa,
+    /// llama.cpp's PLaMo-2.
+    Plamo2,
+    /// Phi-4-mini-flash-reasoning's; llama.cpp has no graph for it.
+    Phi4Flash,
 }
 
 impl Architecture {
-    const ALL: [Architecture; 4] =
-        [Architecture::Samba, Architecture::Mamba, Architecture::Llama, Architecture::GraniteSwa];
+    const ALL: [Architecture; 6] = [
+        Architecture::Samba,
+        Architecture::Mamba,
+        Architecture::Llama,
+        Architecture::GraniteSwa,
+        Architecture::Plamo2,
+        Architecture::Phi4Flash,
+    ];
 
     /// The architecture that fits `plan`.
     pub fn of(plan: &Plan) -> Architecture {
+        match Naming::of(plan) {
+            Naming::Phi4Flash => return Architecture::Phi4Flash,
+            Naming::Plamo2 => return Architecture::Plamo2,
+            Naming::Lit | Naming::HuggingFace => {}
+        }
         if plan.final_norm.kind != NormKind::Rms {
             return Architecture::Samba;
         }
@@ -66,6 +83,8 @@ impl Architecture {
             Architecture::Mamba => "mamba",
             Architecture::Llama => "llama",
             Architecture::GraniteSwa => "granite_swa",
+            Architecture::Plamo2 => "plamo2",
+            Architecture::Phi4Flash => "phi4flash",
         }
     }
 

@@ -13,6 +13,7 @@
 mod architecture;
 mod calibration;
 mod cursor;
+mod keys;
 mod metadata;
 mod model;
 mod plan;
@@ -25,9 +26,10 @@ mod writer;
 
 pub use architecture::Architecture;
 pub use calibration::{CalibrationFile, CalibrationWriter, Facts, Input};
+pub use keys::write_plan;
 pub use metadata::{FromValue, Metadata};
 pub use model::GgufModel;
-pub use plan::{read_plan, write_plan};
+pub use plan::read_plan;
 pub use reader::{GgufFile, TensorInfo};
 pub use tokenizer::{read_tokenizer, write_tokenizer};
 pub use types::GgmlType;

@@ -1,133 +1,17 @@
-//! The layer plan as GGUF keys. Names are llama.cpp's wherever it has one; `docs/gguf.md` lists all of them.
-//!
-//! What a block is made of shows in its tensors, so no key repeats it; keys hold what shapes cannot tell.
+//! The layer plan from a file: what a block is made of shows in its tensors, the rest are keys.
 
+use super::keys::{TRUE_VOCABULARY, write_plan};
 use super::{Architecture, Metadata, Value};
 use crate::error::quoted;
 use crate::{Error, Result};
-use tamborim_model::mixers::{Attention, Gla, Mamba, Mega, Retention, Rope, RopeTable, SelectiveScan, SwiGlu};
+use tamborim_model::mixers::{
+    Attention, CrossAttention, Differential, DifferentialAttention, GatedMemory, Gla, HeadedMamba, Mamba, Mega,
+    Retention, Rope, RopeTable, SelectiveScan, SwiGlu,
+};
 use tamborim_model::{Block, Branch, INNER_NORM_EPS, Mixer, Norm, NormKind, Place, Plan};
 
-/// Tokens that exist, where the embedding may have more rows.
-const TRUE_VOCABULARY: &str = "tamborim.vocab_size";
 /// Largest number of blocks accepted.
 const MAX_BLOCKS: usize = 4096;
-
-/// Writes the keys of `plan`, as `architecture` has them.
-pub fn write_plan(metadata: &mut Metadata, plan: &Plan, architecture: Architecture) {
-    let arch = architecture.name();
-    metadata.insert("general.architecture", arch);
-    metadata.insert("general.type", "model");
-    metadata.insert("general.name", plan.name.as_str());
-    let mut put = Keys { metadata, arch };
-    put.count("block_count", plan.blocks.len());
-    put.count("context_length", plan.context_length);
-    put.count("embedding_length", plan.d_model);
-    // llama.cpp expects as many embedding rows as this says; ours may have padding beyond the true vocabulary.
-    let rows = if architecture == Architecture::Samba { plan.vocab_size } else { plan.padded_vocab_size };
-    put.count("vocab_size", rows);
-    put.metadata.insert(TRUE_VOCABULARY, plan.vocab_size as u32);
-    if architecture == Architecture::GraniteSwa {
-        put.float("logit_scale", 1.0);
-    }
-    match plan.final_norm.kind {
-        NormKind::Rms => put.float("attention.layer_norm_rms_epsilon", plan.final_norm.eps),
-        NormKind::Layer => put.float("attention.layer_norm_epsilon", plan.final_norm.eps),
-    }
-    let mixers = || plan.blocks.iter().flat_map(|b| &b.branches).map(|b| (b.place, &b.mixer));
-    let width = mixers().find_map(|(place, m)| match m {
-        Mixer::SwiGlu(s) if place == Place::Mlp => Some(s.width),
-        _ => None,
-    });
-    put.count("feed_forward_length", width.unwrap_or(0));
-    let scan = mixers().find_map(|(_, m)| match m {
-        Mixer::Mamba(m) => Some(&m.scan),
-        Mixer::Mega(m) => Some(&m.scan),
-        _ => None,
-    });
-    if let Some(scan) = scan {
-        put.count("ssm.conv_kernel", scan.d_conv);
-        put.count("ssm.inner_size", scan.d_inner);
-        put.count("ssm.state_size", scan.d_state);
-        put.count("ssm.time_step_rank", scan.dt_rank);
-    }
-    let attention = mixers().find_map(|(_, m)| if let Mixer::Attention(a) = m { Some(a) } else { None });
-    match attention {
-        Some(a) => write_attention(&mut put, plan, a),
-        None => put.count("attention.head_count", 0),
-    }
-    let linear_heads = mixers().find_map(|(_, m)| match m {
-        Mixer::Retention(r) => Some(r.heads),
-        Mixer::Gla(g) => Some(g.heads),
-        _ => None,
-    });
-    if let Some(heads) = linear_heads {
-        put.count("linear_attention.head_count", heads);
-    }
-    if let Some(mega) = mixers().find_map(|(_, m)| if let Mixer::Mega(m) = m { Some(m) } else { None }) {
-        put.count("mega.chunk_length", mega.chunk);
-    }
-}
-
-fn write_attention(put: &mut Keys<'_>, plan: &Plan, a: &Attention) {
-    put.count("attention.head_count", a.heads);
-    put.count("attention.key_length", a.head_dim);
-    put.count("attention.value_length", a.head_dim);
-    let by_block = |f: &dyn Fn(Option<&Attention>) -> bool| -> Vec<bool> {
-        let attention_of = |b: &Block| {
-            b.branches.iter().find_map(|b| if let Mixer::Attention(a) = &b.mixer { Some(a.clone()) } else { None })
-        };
-        plan.blocks.iter().map(|b| f(attention_of(b).as_ref())).collect()
-    };
-    // A block without keys and values is how llama.cpp's hybrids mark a recurrent one.
-    let kv = by_block(&|a| a.is_some()).into_iter().map(|is| if is { a.groups as i32 } else { 0 });
-    put.metadata.insert(put.key("attention.head_count_kv"), kv.collect::<Vec<i32>>());
-    let local = by_block(&|a| a.is_some_and(|a| a.window.is_some()));
-    let window = plan.blocks.iter().flat_map(|b| &b.branches).find_map(|b| match &b.mixer {
-        Mixer::Attention(a) => a.window,
-        _ => None,
-    });
-    if let Some(window) = window {
-        put.count("attention.sliding_window", window);
-    }
-    put.metadata.insert(put.key("attention.sliding_window_pattern"), local);
-    put.metadata.insert(put.key("attention.recurrent_layers"), by_block(&|a| a.is_none()));
-    let rope = a.rope.unwrap_or(Rope { dims: 0, base: 10000.0, condense: 1.0, table: RopeTable::F32 });
-    put.count("rope.dimension_count", rope.dims);
-    put.float("rope.freq_base", rope.base);
-    put.text("rope.scaling.type", if rope.condense == 1.0 { "none" } else { "linear" });
-    if rope.condense != 1.0 {
-        put.float("rope.scaling.factor", rope.condense);
-    }
-    put.text("rope.table_type", if rope.table == RopeTable::Bf16 { "bf16" } else { "f32" });
-}
-
-/// Keys below an architecture's name.
-struct Keys<'m> {
-    metadata: &'m mut Metadata,
-    arch: &'static str,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.arch)
-    }
-
-    fn count(&mut self, name: &str, value: usize) {
-        let key = self.key(name);
-        self.metadata.insert(key, u32::try_from(value).unwrap_or(u32::MAX));
-    }
-
-    fn float(&mut self, name: &str, value: f32) {
-        let key = self.key(name);
-        self.metadata.insert(key, value);
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        let key = self.key(name);
-        self.metadata.insert(key, value);
-    }
-}
 
 /// Reads the plan of a file: what each block is from its tensors, of which `shape` knows the shapes, the rest from keys.
 ///
@@ -153,7 +37,8 @@ pub fn read_plan<'f>(metadata: &'f Metadata, shape: &dyn Fn(&str) -> Option<&'f 
         return Err(metadata.wrong(&r.key(eps_key), "a number between 0 and 1", eps.to_string()));
     }
     let norm = Norm { kind, eps };
-    let blocks = (0..n).map(|i| r.block(i, n, norm)).collect::<Result<Vec<_>>>()?;
+    let mut blocks = (0..n).map(|i| r.block(i, n, norm)).collect::<Result<Vec<_>>>()?;
+    r.link(&mut blocks)?;
     let vocab_size = match metadata.optional(TRUE_VOCABULARY)? {
         Some(n) => n,
         None => r.count("vocab_size", Some(*rows))?,
@@ -173,6 +58,7 @@ pub fn read_plan<'f>(metadata: &'f Metadata, shape: &dyn Fn(&str) -> Option<&'f 
         context_length: r.count("context_length", Some(0))?,
         final_norm: norm,
         tied: !r.has("output.weight"),
+        head_bias: r.has("output.bias"),
         blocks: only_mamba(blocks),
     };
     check_counts(metadata, &plan, architecture)?;
@@ -189,6 +75,9 @@ fn check_counts(metadata: &Metadata, plan: &Plan, architecture: Architecture) ->
             (Some(expected), _, Some(found), _) => expected == found,
             // Some tools write a list, a number for each block, with 0 where a block has no such thing.
             (Some(expected), _, _, Some(list)) => list.iter().all(|n| *n == expected || *n == 0),
+            (_, Some(expected), _, Some(found)) if key.ends_with("head_count") => {
+                expected.len() == found.len() && expected.iter().zip(&found).all(|(e, f)| e == f || *f == 0)
+            }
             (_, Some(expected), _, Some(found)) => expected == found,
             _ => true,
         };
@@ -254,25 +143,42 @@ impl<'f> Reader<'f, '_> {
     fn block(&self, i: usize, n: usize, norm: Norm) -> Result<Block> {
         let has = |name: &str| self.has(&format!("blk.{i}.{name}"));
         let mut branches = Vec::new();
-        let mut push = |place, norm, mixer| branches.push(Branch { place, norm, mixer });
+        let mut push = |place, norm, mixer| {
+            let mut branch = Branch::new(place, norm, mixer);
+            branch.post_norm = has(branch.post_norm_name()).then_some(norm);
+            branches.push(branch);
+        };
         let both = has("ssm_norm.weight");
         if has("mega_mix.weight") {
             push(Place::Mega, Norm { kind: NormKind::Rms, eps: INNER_NORM_EPS }, Mixer::Mega(self.mega(i)?));
+        } else if has("ssm_b_norm") {
+            push(Place::Mixer, norm, Mixer::HeadedMamba(self.headed_mamba(i, norm.eps)?));
+        } else if has("gmu_in.weight") {
+            let width = self.extent(&format!("blk.{i}.gmu_in.weight"), 0)?;
+            push(Place::Mixer, norm, Mixer::GatedMemory(GatedMemory { width, proj_bias: has("gmu_in.bias") }));
         } else if has("ssm_in.weight") {
-            let mamba = Mamba { scan: self.scan(i)?, proj_bias: has("ssm_in.bias") };
+            let mamba = Mamba { scan: self.scan(i)?, proj_bias: has("ssm_in.bias"), shares_memory: false };
             push(if both { Place::Ssm } else { Place::Mixer }, norm, Mixer::Mamba(mamba));
         }
         if has("attn_decay_a.weight") {
             push(Place::Mixer, norm, Mixer::Gla(self.gla(i)?));
         } else if has("attn_gate.weight") {
             push(Place::Mixer, norm, Mixer::Retention(self.retention(i)?));
-        } else if has("attn_q.weight") {
+        } else if has("attn_subln.weight") && has("attn_qkv.weight") {
+            let window = self.window(i, n)?;
+            let differential = self.differential(i, "attn_qkv")?;
+            let attention = DifferentialAttention { differential, window };
+            push(Place::Mixer, norm, Mixer::DifferentialAttention(attention));
+        } else if has("attn_subln.weight") {
+            let attention = CrossAttention { differential: self.differential(i, "attn_q")? };
+            push(Place::Mixer, norm, Mixer::CrossAttention(attention));
+        } else if has("attn_q.weight") || has("attn_qkv.weight") {
             let place = if both { Place::Attention } else { Place::Mixer };
             push(place, norm, Mixer::Attention(self.attention(i, n)?));
         } else if has("mix_gate.weight") {
             push(Place::Mixer, norm, Mixer::SwiGlu(self.swiglu(i, "mix")?));
         }
-        if has("ffn_gate.weight") {
+        if has("ffn_up.weight") {
             push(Place::Mlp, norm, Mixer::SwiGlu(self.swiglu(i, "ffn")?));
         }
         match branches.is_empty() {
@@ -296,10 +202,95 @@ impl<'f> Reader<'f, '_> {
     }
 
     fn swiglu(&self, i: usize, prefix: &str) -> Result<SwiGlu> {
+        let fused = !self.has(&format!("blk.{i}.{prefix}_gate.weight"));
         Ok(SwiGlu {
-            width: self.extent(&format!("blk.{i}.{prefix}_gate.weight"), 0)?,
-            bias: self.has(&format!("blk.{i}.{prefix}_gate.bias")),
+            width: self.extent(&format!("blk.{i}.{prefix}_up.weight"), 0)? / if fused { 2 } else { 1 },
+            bias: self.has(&format!("blk.{i}.{prefix}_up.bias")),
+            fused,
         })
+    }
+
+    fn headed_mamba(&self, i: usize, eps: f32) -> Result<HeadedMamba> {
+        let at = |name: &str| format!("blk.{i}.{name}");
+        let heads = self.extent(&at("ssm_a"), 0)?;
+        Ok(HeadedMamba {
+            heads,
+            head_dim: self.split(self.extent(&at("ssm_conv1d.weight"), 0)?, heads, "ssm.time_step_rank")?,
+            d_state: self.extent(&at("ssm_b_norm"), 0)?,
+            d_conv: self.extent(&at("ssm_conv1d.weight"), 1)?,
+            dt_rank: self.extent(&at("ssm_dt_norm"), 0)?,
+            eps,
+        })
+    }
+
+    /// Heads from the output projection, groups from the fused one; those of cross attention are not known yet.
+    fn differential(&self, i: usize, projection: &str) -> Result<Differential> {
+        let at = |name: &str| format!("blk.{i}.{name}");
+        let (rows, width) =
+            (self.extent(&at(&format!("{projection}.weight")), 0)?, self.extent(&at("attn_output.weight"), 1)?);
+        let pair = self.extent(&at("attn_subln.weight"), 0)?;
+        let wrong =
+            |expected: String| Error::tensor(self.metadata.path(), at("attn_subln.weight"), expected, pair.to_string());
+        if pair < 2 || !pair.is_multiple_of(2) || !width.is_multiple_of(pair) {
+            return Err(wrong(format!("the channels of a pair of heads, of {width} together")));
+        }
+        let keys = rows.saturating_sub(width);
+        let groups = keys / pair;
+        if keys != groups * pair
+            || !groups.is_multiple_of(2)
+            || groups > 0 && !(2 * width / pair).is_multiple_of(groups)
+        {
+            return Err(wrong(format!("the channels of a pair of heads, of {keys} of keys and values")));
+        }
+        Ok(Differential {
+            heads: 2 * width / pair,
+            groups,
+            head_dim: pair / 2,
+            layer: i,
+            qkv_bias: self.has(&at(&format!("{projection}.bias"))),
+            output_bias: self.has(&at("attn_output.bias")),
+        })
+    }
+
+    /// Joins gates to the memory below them and cross attention to the keys and values below it.
+    fn link(&self, blocks: &mut [Block]) -> Result<()> {
+        let (mut memory, mut keys): (Option<usize>, Option<DifferentialAttention>) = (None, None);
+        for i in 0..blocks.len() {
+            let (below, rest) = blocks.split_at_mut(i);
+            let [branch, ..] = rest[0].branches.as_mut_slice() else { continue };
+            let wrong = |name: &str, expected: String, found: String| {
+                Error::tensor(self.metadata.path(), format!("blk.{i}.{name}"), expected, found)
+            };
+            match &mut branch.mixer {
+                Mixer::Mamba(_) => memory = Some(i),
+                Mixer::DifferentialAttention(a) if a.differential.groups == 0 => {
+                    return Err(wrong("attn_qkv.weight", "queries, keys and values".into(), "queries alone".into()));
+                }
+                Mixer::DifferentialAttention(a) => keys = Some(a.clone()),
+                Mixer::CrossAttention(a) => {
+                    let d = &mut a.differential;
+                    let fits = keys.as_ref().filter(|k| {
+                        let own = &k.differential;
+                        k.window.is_none() && own.head_dim == d.head_dim && d.heads.is_multiple_of(own.groups)
+                    });
+                    let Some(fits) = fits.filter(|_| d.groups == 0) else {
+                        let expected = "queries alone, and keys of as wide heads in full attention below";
+                        return Err(wrong("attn_q.weight", expected.into(), "others".into()));
+                    };
+                    d.groups = fits.differential.groups;
+                }
+                Mixer::GatedMemory(g) => match memory.and_then(|m| below[m].branches.first_mut()).map(|b| &mut b.mixer)
+                {
+                    Some(Mixer::Mamba(m)) if m.scan.d_inner == g.width => m.shares_memory = true,
+                    _ => {
+                        let expected = format!("a Mamba of {} channels below", g.width);
+                        return Err(wrong("gmu_in.weight", expected, "none".into()));
+                    }
+                },
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// `total` split evenly over `heads`.
@@ -310,20 +301,43 @@ impl<'f> Reader<'f, '_> {
         }
     }
 
-    fn attention(&self, i: usize, n: usize) -> Result<Attention> {
+    /// Keys that a token sees.
+    fn window(&self, i: usize, n: usize) -> Result<Option<usize>> {
         let metadata = self.metadata;
-        let at = |name: &str| format!("blk.{i}.{name}");
-        let heads = self.count("attention.head_count", None)?;
-        let head_dim = self.split(self.extent(&at("attn_q.weight"), 0)?, heads, "attention.head_count")?;
-        let groups = self.extent(&at("attn_k.weight"), 0)?.checked_div(head_dim).unwrap_or(0);
-        self.split(heads, groups, "attention.head_count_kv")?;
         let flags: Option<&[bool]> = metadata.optional(&self.key("attention.sliding_window_pattern")).unwrap_or(None);
         if let Some(flags) = flags.filter(|f| f.len() != n) {
             let key = self.key("attention.sliding_window_pattern");
             return Err(metadata.wrong(&key, format!("{n} flags"), flags.len().to_string()));
         }
-        let window = self.count("attention.sliding_window", Some(0))?;
+        let key = self.key("attention.sliding_window");
+        let by_block: Option<Vec<usize>> = match metadata.get(&key) {
+            Some(Value::Array(list)) if list.len() == n => metadata.optional(&key)?,
+            _ => None,
+        };
+        let window = match by_block {
+            Some(windows) => windows[i],
+            None => self.count("attention.sliding_window", Some(0))?,
+        };
         let local = flags.and_then(|f| f.get(i).copied()).unwrap_or(true);
+        Ok((local && window > 0).then_some(window))
+    }
+
+    fn attention(&self, i: usize, n: usize) -> Result<Attention> {
+        let metadata = self.metadata;
+        let at = |name: &str| format!("blk.{i}.{name}");
+        let fused = self.has(&at("attn_qkv.weight"));
+        let qk_norm = self.has(&at("attn_q_norm.weight"));
+        let heads = match qk_norm {
+            true => self.extent(&at("attn_q_norm.weight"), 0)?,
+            false => self.count("attention.head_count", None)?,
+        };
+        let head_dim = self.split(self.extent(&at("attn_output.weight"), 1)?, heads, "attention.head_count")?;
+        let keys = match fused {
+            true => self.extent(&at("attn_qkv.weight"), 0)?.saturating_sub(heads * head_dim) / 2,
+            false => self.extent(&at("attn_k.weight"), 0)?,
+        };
+        let groups = keys.checked_div(head_dim).unwrap_or(0);
+        self.split(heads, groups, "attention.head_count_kv")?;
         let dims = self.count("rope.dimension_count", Some(head_dim))?;
         if dims > head_dim || !dims.is_multiple_of(2) {
             let expected = format!("an even number up to the head's {head_dim} channels");
@@ -350,11 +364,13 @@ impl<'f> Reader<'f, '_> {
             heads,
             groups,
             head_dim,
-            window: (local && window > 0).then_some(window),
+            window: self.window(i, n)?,
             rope: (dims > 0).then_some(rope),
-            qkv_bias: self.has(&at("attn_q.bias")),
+            qkv_bias: self.has(&at(if fused { "attn_qkv.bias" } else { "attn_q.bias" })),
             output_bias: self.has(&at("attn_output.bias")),
             short_conv: if self.has(&conv) { Some(self.extent(&conv, 1)?) } else { None },
+            fused,
+            qk_norm,
         })
     }
 

@@ -2,8 +2,10 @@
 
 mod attention;
 mod conv;
+mod differential;
 mod elementwise;
 pub(crate) mod gram;
+mod headed_scan;
 mod linear;
 mod matmul;
 mod mega;
@@ -121,6 +123,15 @@ impl Backend for Cpu {
         Ok(elementwise::gated_halves(&self.project(norm, w, r)?))
     }
 
+    fn add_normed(&self, norm: &NormWeights<Self::Vector>, y: &Rows, r: &mut Rows) -> Result<()> {
+        elementwise::add(r, &norm::apply(norm, y));
+        Ok(())
+    }
+
+    fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &Rows) -> Result<Rows> {
+        Ok(norm::heads(norm, head_dim, x))
+    }
+
     fn add_linear(&self, w: &Linear<'_>, x: &Rows, r: &mut Rows) -> Result<()> {
         elementwise::add(r, &w.apply(x));
         Ok(())
@@ -137,6 +148,10 @@ impl Backend for Cpu {
     fn silu(&self, x: &mut Rows) -> Result<()> {
         elementwise::silu_in_place(x);
         Ok(())
+    }
+
+    fn gate(&self, gate: &Rows, x: &Rows) -> Result<Rows> {
+        Ok(elementwise::silu_times(gate.clone(), x))
     }
 
     fn conv(&self, conv: &Conv<Self::Vector>, x: &Rows, past: &mut Vec<f32>) -> Result<Rows> {
@@ -158,6 +173,17 @@ impl Backend for Cpu {
         })
     }
 
+    fn headed_scan(
+        &self,
+        scan: &HeadedScan<Self::Vector>,
+        u: &Rows,
+        dt_b_c: [&Rows; 3],
+        gate: &Rows,
+        state: &mut Vec<f32>,
+    ) -> Result<Rows> {
+        Ok(elementwise::silu_times(gate.clone(), &headed_scan::apply(scan, u, dt_b_c, state)))
+    }
+
     fn attend(
         &self,
         shape: &AttentionShape,
@@ -177,6 +203,18 @@ impl Backend for Cpu {
         let mixed = attention::attend(&q, kv, *shape);
         kv.trim(shape.window, keys);
         Ok(mixed)
+    }
+
+    fn attend_over(&self, shape: &AttentionShape, q: &Rows, _: &Place, kv: &KeyValues) -> Result<Rows> {
+        Ok(attention::attend(q, kv, *shape))
+    }
+
+    fn spread_pairs(&self, heads: usize, head_dim: usize, x: &Rows) -> Result<Rows> {
+        Ok(differential::spread_pairs(heads, head_dim, x))
+    }
+
+    fn differential_norm(&self, norm: &NormWeights<Self::Vector>, lambda: f32, o: &Rows) -> Result<Rows> {
+        Ok(norm::per_head(norm, &differential::difference(norm.weight.len(), lambda, o)))
     }
 
     fn rotate(&self, rope: &Rope, x: &Rows, head_dim: usize, place: &Place) -> Result<Rows> {

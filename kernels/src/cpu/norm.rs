@@ -22,6 +22,17 @@ pub fn per_head(norm: &NormWeights<Vec<f32>>, x: &Rows) -> Rows {
     y
 }
 
+/// RMSNorm of every `head_dim` channels by themselves, as far as there are weights.
+pub fn heads(norm: &NormWeights<Vec<f32>>, head_dim: usize, x: &Rows) -> Rows {
+    let mut y = x.clone();
+    y.data.par_chunks_mut(x.cols).for_each(|row| {
+        for (head, weight) in row.chunks_exact_mut(head_dim).zip(norm.weight.chunks_exact(head_dim)) {
+            rms(head, weight, norm.norm.eps);
+        }
+    });
+    y
+}
+
 fn layer(row: &mut [f32], norm: &NormWeights<Vec<f32>>) {
     let n = row.len() as f64;
     let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;

@@ -53,7 +53,7 @@ impl<'a> Scan<'a> {
     pub fn apply(&self, u: &Rows, driven: &Rows, state: &mut [f32]) -> Rows {
         let (rank, n) = (self.dt.inputs(), self.d_state);
         let mut dt = self.dt.apply(&driven.columns(0..rank));
-        softplus(&mut dt);
+        dt.data.par_chunks_mut(1 << 12).for_each(|chunk| chunk.iter_mut().for_each(|x| *x = softplus(*x)));
         let (b, c) = (driven.columns(rank..rank + n), driven.columns(rank + n..rank + 2 * n));
         let inputs = Inputs { u, dt, b, c };
         let (tokens, channels) = (u.rows(), u.cols);
@@ -109,11 +109,7 @@ dispatch! {
     }
 }
 
-/// `softplus(x + bias)` in place: `ln(1 + e^x)`, the identity above 20 (as torch and llama.cpp have it).
-fn softplus(x: &mut Rows) {
-    x.data.par_chunks_mut(1 << 12).for_each(|chunk| {
-        for x in chunk {
-            *x = if *x > 20.0 { *x } else { x.exp().ln_1p() };
-        }
-    });
+/// `ln(1 + e^x)`, the identity above 20 (as torch and llama.cpp have it).
+pub fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
 }

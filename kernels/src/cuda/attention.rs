@@ -163,11 +163,24 @@ pub fn attend(
 ) -> Result<Rows> {
     let out = cuda.new_rows(qkv.rows, shape.heads * shape.head_dim)?;
     match qkv.rows {
-        1 => attend_one(cuda, shape, rope, qkv, place, kv, &out)?,
+        1 => {
+            let [q, k, v] = split(shape, qkv);
+            attend_one(cuda, shape, rope, &q, Some([&k, &v]), place, kv, &out)?;
+        }
         _ => {
             append(cuda, shape, rope, qkv, place, kv)?;
             attend_chunk(cuda, shape, qkv, place, kv, &out)?;
         }
+    }
+    Ok(out)
+}
+
+/// [`Backend::attend_over`](crate::Backend::attend_over).
+pub fn attend_over(cuda: &Cuda, shape: &AttentionShape, q: &Rows, place: &Place, kv: &KeyValues) -> Result<Rows> {
+    let out = cuda.new_rows(q.rows, shape.heads * shape.head_dim)?;
+    match q.rows {
+        1 => attend_one(cuda, shape, None, q, None, place, kv, &out)?,
+        _ => attend_chunk(cuda, shape, q, place, kv, &out)?,
     }
     Ok(out)
 }
@@ -222,7 +235,7 @@ pub fn append(
     Ok(())
 }
 
-/// Queries that are turned over keys that are there.
+/// Queries that are turned, the first columns of `qkv`, over keys that are there.
 pub fn attend_chunk(
     cuda: &Cuda,
     shape: &AttentionShape,
@@ -231,7 +244,7 @@ pub fn attend_chunk(
     kv: &KeyValues,
     out: &Rows,
 ) -> Result<()> {
-    let ([q, ..], [keys, values]) = (split(shape, qkv), kv.rings());
+    let (q, [keys, values]) = (qkv.columns(0..shape.heads * shape.head_dim), kv.rings());
     // Hopper's instructions want rows in whole pieces of 16 bytes.
     let hopper = |k: &&Chunked| {
         shape.head_dim.is_multiple_of(8)
@@ -273,12 +286,15 @@ fn too_wide(shape: &AttentionShape) -> super::DeviceError {
     super::DeviceError::Unsupported { what: "channels of an attention head", limit: 256, found: shape.head_dim }
 }
 
-/// One token, from its projections to its output in one launch.
+/// One token, from its projections to its output in one launch. `fresh`: its key and value, which are appended; none where
+/// they are there.
+#[allow(clippy::too_many_arguments)]
 fn attend_one(
     cuda: &Cuda,
     shape: &AttentionShape,
     rope: Option<&Rope>,
-    qkv: &Rows,
+    q: &Rows,
+    fresh: Option<[&Rows; 2]>,
     place: &Place,
     kv: &KeyValues,
     out: &Rows,
@@ -286,15 +302,16 @@ fn attend_one(
     if shape.head_dim > 256 {
         return Err(too_wide(shape).into());
     }
-    let ([q, k, v], (cos, sin, dims), [keys, values]) = (split(shape, qkv), angles(cuda, rope, place)?, kv.rings());
+    let ((cos, sin, dims), [keys, values]) = (angles(cuda, rope, place)?, kv.rings());
+    let [k, v] = fresh.map_or([0; 2], |fresh| fresh.map(Rows::ptr));
     let per_group = shape.heads / shape.groups;
-    let (kernel, heads_of_block) = match shape.head_dim * qkv.kind.bytes() % 16 {
+    let (kernel, heads_of_block) = match shape.head_dim * q.kind.bytes() % 16 {
         0 => {
             let size = [32, 64, 128, 256].into_iter().find(|d| shape.head_dim <= *d).unwrap_or(256);
             let heads = if per_group > 1 { 4 } else { 1 };
-            (format!("attention_decode_{}_d{size}_h{heads}", qkv.kind.suffix()), heads)
+            (format!("attention_decode_{}_d{size}_h{heads}", q.kind.suffix()), heads)
         }
-        _ => (format!("attention_decode_{}_any", qkv.kind.suffix()), 1),
+        _ => (format!("attention_decode_{}_any", q.kind.suffix()), 1),
     };
     let rows = shape.groups * per_group.div_ceil(heads_of_block);
     // As many blocks as the most keys that this ring can show will need: a recorded step serves all positions.
@@ -304,12 +321,13 @@ fn attend_one(
     cuda.device.launch(
         "attention_decode",
         &kernel,
-        Launch::grid([splits, rows, 1], 128).overlapping(),
+        // It reads the ring before it waits, which only the kernel before the last may have written.
+        Launch { overlap: fresh.is_some(), ..Launch::grid([splits, rows, 1], 128) },
         &[
             &out.ptr(),
             &q.ptr(),
-            &k.ptr(),
-            &v.ptr(),
+            &k,
+            &v,
             &cos,
             &sin,
             &keys,

@@ -41,14 +41,18 @@ pub fn silu(cuda: &Cuda, x: &mut Rows) -> Result<()> {
     map(cuda, &format!("silu_{}", x.kind.suffix()), &[View::of(x), View::of(x)], x.rows, x.cols)
 }
 
+/// `silu(gate) * x`.
+pub fn gate(cuda: &Cuda, gate: &Rows, x: &Rows) -> Result<Rows> {
+    let out = Rows::new(&cuda.device, x.rows, x.cols, x.kind)?;
+    let views = [View::of(gate), View::of(x), View::of(&out)];
+    map(cuda, &format!("silu_times_{}", x.kind.suffix()), &views, x.rows, x.cols)?;
+    Ok(out)
+}
+
 /// `silu(gate) * up` of rows `[gate, up]`.
 pub fn gated_halves(cuda: &Cuda, x: &Rows) -> Result<Rows> {
     let half = x.cols / 2;
-    let out = Rows::new(&cuda.device, x.rows, half, x.kind)?;
-    let (gate, up) = (x.columns(0..half), x.columns(half..2 * half));
-    let views = [View::of(&gate), View::of(&up), View::of(&out)];
-    map(cuda, &format!("silu_times_{}", x.kind.suffix()), &views, x.rows, half)?;
-    Ok(out)
+    gate(cuda, &x.columns(0..half), &x.columns(half..2 * half))
 }
 
 /// A dense copy in another kind, or the same.

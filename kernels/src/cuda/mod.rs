@@ -8,10 +8,13 @@ mod bench;
 mod blas;
 mod conv;
 mod device;
+mod differential;
 mod distance;
 mod elementwise;
 mod error;
 mod gemv;
+mod head_norm;
+mod headed_scan;
 mod libraries;
 mod linear;
 mod mega;
@@ -229,6 +232,14 @@ impl Backend for Cuda {
         linear::gated(self, w, norm, r)
     }
 
+    fn add_normed(&self, norm: &NormWeights<Self::Vector>, y: &Rows, r: &mut Rows) -> Result<()> {
+        head_norm::add(self, norm, y, r)
+    }
+
+    fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &Rows) -> Result<Rows> {
+        head_norm::heads(self, norm, head_dim, x)
+    }
+
     fn add_linear(&self, w: &Linear, x: &Rows, r: &mut Rows) -> Result<()> {
         linear::add(self, w, x, r)
     }
@@ -245,12 +256,27 @@ impl Backend for Cuda {
         elementwise::silu(self, x)
     }
 
+    fn gate(&self, gate: &Rows, x: &Rows) -> Result<Rows> {
+        elementwise::gate(self, gate, x)
+    }
+
     fn conv(&self, conv: &Conv<Self::Vector>, x: &Rows, past: &mut Vector) -> Result<Rows> {
         conv::apply(self, conv, x, past)
     }
 
     fn scan(&self, scan: &Scan, u: &Rows, driven: &Rows, gate: Option<&Rows>, state: &mut Vector) -> Result<Rows> {
         scan::apply(self, scan, u, driven, gate, state)
+    }
+
+    fn headed_scan(
+        &self,
+        scan: &HeadedScan<Vector>,
+        u: &Rows,
+        dt_b_c: [&Rows; 3],
+        gate: &Rows,
+        state: &mut Vector,
+    ) -> Result<Rows> {
+        headed_scan::apply(self, scan, u, dt_b_c, gate, state)
     }
 
     fn attend(
@@ -262,6 +288,18 @@ impl Backend for Cuda {
         kv: &mut KeyValues,
     ) -> Result<Rows> {
         attention::attend(self, shape, rope, qkv, place, kv)
+    }
+
+    fn attend_over(&self, shape: &AttentionShape, q: &Rows, place: &Place, kv: &KeyValues) -> Result<Rows> {
+        attention::attend_over(self, shape, q, place, kv)
+    }
+
+    fn spread_pairs(&self, heads: usize, head_dim: usize, x: &Rows) -> Result<Rows> {
+        differential::spread_pairs(self, heads, head_dim, x)
+    }
+
+    fn differential_norm(&self, norm: &NormWeights<Self::Vector>, lambda: f32, o: &Rows) -> Result<Rows> {
+        differential::norm(self, norm, lambda, o)
     }
 
     fn rotate(&self, rope: &Rope, x: &Rows, head_dim: usize, place: &Place) -> Result<Rows> {

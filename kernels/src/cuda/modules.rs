@@ -27,8 +27,9 @@ macro_rules! modules {
 }
 
 modules! {
-    "attention_decode" "attention_exact" "attention_prefill" "conv1d" "dequantize" "distance" "elementwise" "gemm_bf16"
-    "gemm_f32" "gemv" "gemv_quantized" "mega" "norm" "recurrence" "repack" "rope" "scan" "ssm_step"
+    "attention_decode" "attention_exact" "attention_prefill" "conv1d" "dequantize" "differential" "distance"
+    "elementwise" "gemm_bf16" "gemm_f32" "gemv" "gemv_quantized" "head_norm" "headed_scan" "mega" "norm"
+    "recurrence" "repack" "rope" "scan" "ssm_step"
 }
 
 impl Module {

@@ -1,17 +1,21 @@
 //! Softmax attention with grouped keys and values, RoPE and an optional sliding window.
 
+use super::{Output, Pass};
 use crate::Result;
 use crate::backend::{AttentionShape, Backend, Conv, NormWeights};
 use crate::loader::Loader;
-use tamborim_model::mixers;
+use tamborim_model::mixers::{self, QK_NORM_EPS};
+use tamborim_model::{Norm, NormKind};
 
-/// The mixer. The short convolutions, where there are any, come between projection and RoPE.
+/// The mixer. The short convolutions or norms of q and k, where there are any, come between projection and RoPE.
 pub struct Attention<'a, B: Backend> {
     shape: AttentionShape,
     rope: Option<B::Rope>,
     qkv: B::Linear<'a>,
     conv: Option<Conv<B::Vector>>,
-    output: B::Linear<'a>,
+    /// Of all heads of q, then of k.
+    qk_norm: Option<NormWeights<B::Vector>>,
+    output: Output<'a, B>,
 }
 
 /// Keys and values that later tokens see, and the short convolutions' inputs.
@@ -28,9 +32,10 @@ impl<'a, B: Backend> Attention<'a, B> {
         Ok(Attention {
             shape: AttentionShape { heads, groups, head_dim, window },
             rope: dims.rope.as_ref().map(|r| loader.backend.load_rope(r)).transpose()?,
-            qkv: loader.stack(&["attn_q", "attn_k", "attn_v"])?,
+            qkv: loader.stack(if dims.fused { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"] })?,
             conv: conv.transpose()?,
-            output: loader.linear("attn_output")?,
+            qk_norm: dims.qk_norm.then(|| qk_norm(loader)).transpose()?,
+            output: loader.output("attn_output")?,
         })
     }
 
@@ -52,14 +57,22 @@ impl<'a, B: Backend> Attention<'a, B> {
         ops: &B,
         norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
-        place: &B::Place,
+        pass: &mut Pass<'_, B>,
         state: &mut AttentionState<B>,
     ) -> Result<()> {
         let mut qkv = ops.project(norm, &self.qkv, r)?;
         if let Some(conv) = &self.conv {
             qkv = ops.conv(conv, &qkv, &mut state.conv)?;
         }
-        let mixed = ops.attend(&self.shape, self.rope.as_ref(), &qkv, place, &mut state.kv)?;
-        ops.add_linear(&self.output, &mixed, r)
+        if let Some(norm) = &self.qk_norm {
+            qkv = ops.norm_heads(norm, self.shape.head_dim, &qkv)?;
+        }
+        let mixed = ops.attend(&self.shape, self.rope.as_ref(), &qkv, pass.place, &mut state.kv)?;
+        self.output.add(ops, &mixed, r)
     }
+}
+
+fn qk_norm<B: Backend>(loader: &Loader<'_, '_, B>) -> Result<NormWeights<B::Vector>> {
+    let weight = [loader.numbers("attn_q_norm.weight")?, loader.numbers("attn_k_norm.weight")?].concat();
+    NormWeights::new(loader.backend, Norm { kind: NormKind::Rms, eps: QK_NORM_EPS }, weight, Vec::new())
 }

@@ -1,5 +1,6 @@
 //! Gated linear attention: the recurrence of retention with a decay computed from the input.
 
+use super::Pass;
 use super::linear_attention::LinearAttention;
 use crate::Result;
 use crate::backend::{Backend, Decay, Heads, NormWeights};
@@ -30,7 +31,7 @@ impl<'a, B: Backend> Gla<'a, B> {
         ops: &B,
         norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
-        _: &B::Place,
+        _: &mut Pass<'_, B>,
         state: &mut B::Vector,
     ) -> Result<()> {
         let x = self.attention.project(ops, norm, r)?;

@@ -1,5 +1,6 @@
 //! What retention and gated linear attention share: projections, the recurrence, a norm per head, a gate, the output.
 
+use super::Output;
 use crate::Result;
 use crate::backend::{Backend, Decay, Heads, NormWeights};
 use crate::loader::Loader;
@@ -12,7 +13,7 @@ pub struct LinearAttention<'a, B: Backend> {
     input: B::Linear<'a>,
     inputs: usize,
     norm: NormWeights<B::Vector>,
-    output: B::Linear<'a>,
+    output: Output<'a, B>,
 }
 
 /// The columns of the stacked projection.
@@ -35,7 +36,7 @@ impl<'a, B: Backend> LinearAttention<'a, B> {
             inputs: maps.iter().map(|m| m.weight.rows()).sum(),
             input: loader.backend.stack(maps)?,
             norm: loader.norm("attn_sub_norm", norm)?,
-            output: loader.linear("attn_output")?,
+            output: loader.output("attn_output")?,
         })
     }
 
@@ -66,6 +67,6 @@ impl<'a, B: Backend> LinearAttention<'a, B> {
     ) -> Result<()> {
         let o = ops.outer_scan(self.heads, [&x.q, &x.k, &x.v], decay, state)?;
         let gated = ops.gated_norm(&self.norm, &o, &x.gate)?;
-        ops.add_linear(&self.output, &gated, r)
+        self.output.add(ops, &gated, r)
     }
 }

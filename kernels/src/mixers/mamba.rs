@@ -1,5 +1,6 @@
 //! Mamba: `out(scan(silu(conv(x))) * silu(z))`, `[x, z] = in(u)`.
 
+use super::{Output, Pass};
 use crate::Result;
 use crate::backend::{Backend, Conv, NormWeights};
 use crate::loader::Loader;
@@ -52,7 +53,8 @@ impl<'a, B: Backend> ScanMixer<'a, B> {
 pub struct Mamba<'a, B: Backend> {
     input: B::Linear<'a>,
     mixer: ScanMixer<'a, B>,
-    output: B::Linear<'a>,
+    shares_memory: bool,
+    output: Output<'a, B>,
 }
 
 impl<'a, B: Backend> Mamba<'a, B> {
@@ -60,7 +62,8 @@ impl<'a, B: Backend> Mamba<'a, B> {
         Ok(Mamba {
             input: loader.linear("ssm_in")?,
             mixer: ScanMixer::load(&dims.scan, loader)?,
-            output: loader.linear("ssm_out")?,
+            shares_memory: dims.shares_memory,
+            output: loader.output("ssm_out")?,
         })
     }
 
@@ -73,13 +76,21 @@ impl<'a, B: Backend> Mamba<'a, B> {
         ops: &B,
         norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
-        _: &B::Place,
+        pass: &mut Pass<'_, B>,
         state: &mut ScanMixerState<B>,
     ) -> Result<()> {
         let d_inner = self.mixer.d_inner;
         let xz = ops.project(norm, &self.input, r)?;
         let (x, z) = (ops.columns(&xz, 0..d_inner), ops.columns(&xz, d_inner..2 * d_inner));
-        let y = self.mixer.forward(ops, &x, Some(&z), state)?;
-        ops.add_linear(&self.output, &y, r)
+        let y = match self.shares_memory {
+            false => self.mixer.forward(ops, &x, Some(&z), state)?,
+            true => {
+                let memory = self.mixer.forward(ops, &x, None, state)?;
+                let y = ops.gate(&z, &memory)?;
+                *pass.memory = Some(memory);
+                y
+            }
+        };
+        self.output.add(ops, &y, r)
     }
 }

@@ -1,5 +1,6 @@
 //! Mega-S6: features of a selective scan give queries, keys and gates of a single-head attention inside fixed chunks.
 
+use super::Pass;
 use super::mamba::{ScanMixer, ScanMixerState};
 use crate::Result;
 use crate::backend::{Backend, MegaMemory, MegaWeights, NormWeights};
@@ -53,7 +54,7 @@ impl<'a, B: Backend> Mega<'a, B> {
         ops: &B,
         norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
-        place: &B::Place,
+        pass: &mut Pass<'_, B>,
         state: &mut MegaState<B>,
     ) -> Result<()> {
         let n = ops.norm(norm, r)?;
@@ -61,7 +62,7 @@ impl<'a, B: Backend> Mega<'a, B> {
         let mut features = self.scan.forward(ops, &n, None, &mut state.scan)?;
         ops.silu(&mut features)?;
         let mixed = ops.linear(&self.mix, &features)?;
-        let attended = ops.mega_attend(&self.attention, &mixed, &v, place, &mut state.memory)?;
+        let attended = ops.mega_attend(&self.attention, &mixed, &v, pass.place, &mut state.memory)?;
         let y = ops.linear(&self.output, &attended)?;
         ops.mega_update(&self.attention, &mixed, &y, r)
     }

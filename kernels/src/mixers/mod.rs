@@ -2,10 +2,15 @@
 //! `tamborim_model::mixers`.
 
 mod attention;
+mod cross_attention;
+mod differential_attention;
+mod gated_memory;
 mod gla;
+mod headed_mamba;
 mod linear_attention;
 mod mamba;
 mod mega;
+mod output;
 mod retention;
 mod swiglu;
 
@@ -13,6 +18,18 @@ use crate::Result;
 use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
 use tamborim_model::Mixer;
+
+pub use output::Output;
+
+/// What a mixer finds beside the residual stream while a chunk goes through the layers.
+pub struct Pass<'p, B: Backend> {
+    /// The chunk's tokens and where they stand.
+    pub place: &'p B::Place,
+    /// What the nearest Mamba below that shares it made of the chunk, before its gate.
+    pub memory: &'p mut Option<B::Rows>,
+    /// What the mixers below have left behind, this chunk included.
+    pub below: &'p [MixerState<B>],
+}
 
 macro_rules! mixers {
     ($($name:ident = $weights:ty, $state:ty;)*) => {
@@ -53,11 +70,11 @@ macro_rules! mixers {
                 ops: &B,
                 norm: &NormWeights<B::Vector>,
                 r: &mut B::Rows,
-                place: &B::Place,
+                pass: &mut Pass<'_, B>,
                 state: &mut MixerState<B>,
             ) -> Result<()> {
                 match (self, state) {
-                    $((Weights::$name(w), MixerState::$name(s)) => w.forward(ops, norm, r, place, s),)*
+                    $((Weights::$name(w), MixerState::$name(s)) => w.forward(ops, norm, r, pass, s),)*
                     _ => unreachable!("a state of another model"),
                 }
             }
@@ -73,6 +90,10 @@ mixers! {
     Retention = retention::Retention<'a, B>, B::Vector;
     Gla = gla::Gla<'a, B>, B::Vector;
     Mega = mega::Mega<'a, B>, mega::MegaState<B>;
+    DifferentialAttention = differential_attention::DifferentialAttention<'a, B>, B::KeyValues;
+    CrossAttention = cross_attention::CrossAttention<'a, B>, ();
+    GatedMemory = gated_memory::GatedMemory<'a, B>, ();
+    HeadedMamba = headed_mamba::HeadedMamba<'a, B>, headed_mamba::HeadedMambaState<B>;
 }
 
 impl<B: Backend> Weights<'_, B> {
@@ -81,6 +102,7 @@ impl<B: Backend> Weights<'_, B> {
     pub fn reserve(&self, ops: &B, state: &mut MixerState<B>, end: u64) -> Result<bool> {
         match (self, state) {
             (Weights::Attention(w), MixerState::Attention(s)) => w.reserve(ops, s, end),
+            (Weights::DifferentialAttention(w), MixerState::DifferentialAttention(s)) => w.reserve(ops, s, end),
             _ => Ok(false),
         }
     }

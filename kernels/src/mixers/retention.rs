@@ -1,5 +1,6 @@
 //! Multi-scale retention: a decayed outer-product recurrence with RoPE, a norm per head and an output gate.
 
+use super::Pass;
 use super::linear_attention::LinearAttention;
 use crate::Result;
 use crate::backend::{Backend, Decay, Heads, NormWeights};
@@ -35,12 +36,12 @@ impl<'a, B: Backend> Retention<'a, B> {
         ops: &B,
         norm: &NormWeights<B::Vector>,
         r: &mut B::Rows,
-        place: &B::Place,
+        pass: &mut Pass<'_, B>,
         state: &mut B::Vector,
     ) -> Result<()> {
         let mut x = self.attention.project(ops, norm, r)?;
-        x.q = ops.rotate(&self.rope, &x.q, self.attention.heads.keys, place)?;
-        x.k = ops.rotate(&self.rope, &x.k, self.attention.heads.keys, place)?;
+        x.q = ops.rotate(&self.rope, &x.q, self.attention.heads.keys, pass.place)?;
+        x.k = ops.rotate(&self.rope, &x.k, self.attention.heads.keys, pass.place)?;
         self.attention.mix(ops, &x, Decay::Constant(&self.decay), r, state)
     }
 }

@@ -1,5 +1,7 @@
 //! The table of cases: an operation, the sizes it is tried on, and its twin in float64.
 
+use super::headed::{gates, headed_scans, norms_behind, norms_by_head};
+use super::pairs::differential_attention;
 use super::reference::{self as plain, Matrix};
 use std::marker::PhantomData;
 use tamborim_kernels::parity::distance;
@@ -34,7 +36,7 @@ impl Kind {
 }
 
 /// Sizes tried, and what came out.
-type Outcome = Vec<(String, Found)>;
+pub type Outcome = Vec<(String, Found)>;
 
 /// An operation of the table.
 pub struct Case<B> {
@@ -59,17 +61,18 @@ cases! {
     rows_and_views embedding linear_formats linear_sizes stacked_maps projections
     norms norm_per_head silu convolution scan_sizes scan_formats
     attention rotation outer_products mega distances
+    differential_attention norms_by_head norms_behind gates headed_scans
 }
 
 /// Numbers that look random and are the same everywhere, about standard normal.
-struct Numbers(fastrand::Rng);
+pub struct Numbers(fastrand::Rng);
 
 impl Numbers {
-    fn new(seed: u64) -> Numbers {
+    pub fn new(seed: u64) -> Numbers {
         Numbers(fastrand::Rng::with_seed(seed))
     }
 
-    fn take(&mut self, n: usize) -> Vec<f32> {
+    pub fn take(&mut self, n: usize) -> Vec<f32> {
         // The sum of twelve uniform numbers has variance 1.
         (0..n).map(|_| (0..12).map(|_| self.0.f32()).sum::<f32>() - 6.0).collect()
     }
@@ -79,14 +82,14 @@ impl Numbers {
     }
 
     /// Rows on the backend, and the numbers they hold there, which fast mode has rounded.
-    fn rows<B: Backend>(&mut self, ops: &B, rows: usize, cols: usize) -> (B::Rows, Matrix) {
+    pub fn rows<B: Backend>(&mut self, ops: &B, rows: usize, cols: usize) -> (B::Rows, Matrix) {
         let x = ops.rows(cols, self.take(rows * cols)).unwrap();
         let held = matrix(ops, &x, cols);
         (x, held)
     }
 
     /// A residual stream, which is float32 in every mode: the rows of an embedding.
-    fn residual<B: Backend>(&mut self, ops: &B, rows: usize, cols: usize) -> (B::Rows, Matrix) {
+    pub fn residual<B: Backend>(&mut self, ops: &B, rows: usize, cols: usize) -> (B::Rows, Matrix) {
         let table = ops.stack(vec![self.map(rows, cols, Format::F32, false).0]).unwrap();
         let place = place(ops, &(0..rows as u32).collect::<Vec<_>>(), 0);
         let r = ops.embed(&table, &place).unwrap();
@@ -105,7 +108,7 @@ impl Numbers {
     }
 }
 
-fn wide(x: &[f32]) -> Vec<f64> {
+pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
@@ -113,17 +116,17 @@ fn matrix<B: Backend>(ops: &B, x: &B::Rows, cols: usize) -> Matrix {
     Matrix::new(cols, wide(&ops.read(x).unwrap()))
 }
 
-fn place<B: Backend>(ops: &B, tokens: &[u32], position: u64) -> B::Place {
+pub fn place<B: Backend>(ops: &B, tokens: &[u32], position: u64) -> B::Place {
     let mut place = None;
     ops.set_place(&mut place, tokens, position).unwrap();
     place.unwrap()
 }
 
-fn compare<B: Backend>(ops: &B, out: &B::Rows, truth: &Matrix, kind: Kind) -> Found {
+pub fn compare<B: Backend>(ops: &B, out: &B::Rows, truth: &Matrix, kind: Kind) -> Found {
     found(&ops.read(out).unwrap(), truth, kind)
 }
 
-fn found(out: &[f32], truth: &Matrix, kind: Kind) -> Found {
+pub fn found(out: &[f32], truth: &Matrix, kind: Kind) -> Found {
     assert_eq!(out.len(), truth.data.len(), "numbers that came out");
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let error = norm(&mut out.iter().zip(&truth.data).map(|(a, b)| f64::from(*a) - b));
@@ -132,12 +135,12 @@ fn found(out: &[f32], truth: &Matrix, kind: Kind) -> Found {
 }
 
 /// All pieces' rows, one after the other.
-fn joined<B: Backend>(ops: &B, pieces: &[B::Rows]) -> Vec<f32> {
+pub fn joined<B: Backend>(ops: &B, pieces: &[B::Rows]) -> Vec<f32> {
     pieces.iter().flat_map(|p| ops.read(p).unwrap()).collect()
 }
 
 /// How a sequence of `tokens` is handed over: at once, one by one, or in uneven pieces.
-fn splits(tokens: usize) -> Vec<Vec<usize>> {
+pub fn splits(tokens: usize) -> Vec<Vec<usize>> {
     let mut uneven = Vec::new();
     let mut left = tokens;
     for size in [1, 7, 2, 64, 3, 33].into_iter().cycle() {
@@ -154,7 +157,7 @@ fn splits(tokens: usize) -> Vec<Vec<usize>> {
     }
 }
 
-fn part<B: Backend>(ops: &B, x: &Matrix, from: usize, count: usize) -> B::Rows {
+pub fn part<B: Backend>(ops: &B, x: &Matrix, from: usize, count: usize) -> B::Rows {
     let data = x.data[from * x.cols..][..count * x.cols].iter().map(|x| *x as f32).collect();
     ops.rows(x.cols, data).unwrap()
 }

@@ -4,6 +4,8 @@
 //! `cuda/README.md`); where there is neither, its tests say so and pass.
 
 mod cases;
+mod headed;
+mod pairs;
 mod reference;
 
 use cases::{Case, Cases, Kind};

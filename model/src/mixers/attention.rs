@@ -1,5 +1,8 @@
-use super::{Part, part};
+use super::{Part, part, tabled};
 use crate::tensor::{Role, View};
+
+/// Epsilon of the norms of queries and keys; fixed where such models come from, whatever their configuration says of others.
+pub const QK_NORM_EPS: f32 = 1e-6;
 
 /// Precision of the cos/sin table. It is part of the trained function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub struct Attention {
     pub output_bias: bool,
     /// Width of the causal convolution on q, k and v, if any. SiLU follows it.
     pub short_conv: Option<usize>,
+    /// q, k and v come from one matrix: all heads of q, then of k, then of v.
+    pub fused: bool,
+    /// RMSNorm of every head of q and k before the position embedding, with weights of its own for each.
+    pub qk_norm: bool,
 }
 
 impl Attention {
@@ -57,10 +64,29 @@ impl Attention {
             Some(_) => String::new(),
         };
         let conv = if self.short_conv.is_some() { ", short convolutions" } else { "" };
-        format!("{span}, {} heads{kv} x {}{rope}{conv}", self.heads, self.head_dim)
+        let norm = if self.qk_norm { ", q and k normalized" } else { "" };
+        format!("{span}, {} heads{kv} x {}{rope}{norm}{conv}", self.heads, self.head_dim)
     }
 
     pub(crate) fn parts(&self, d_model: usize) -> Vec<Part> {
+        let Self { heads, groups, head_dim: head, .. } = *self;
+        let mut parts = match self.fused {
+            true => fused_parts((heads + 2 * groups) * head, d_model, self.qkv_bias),
+            false => self.separate_parts(d_model),
+        };
+        if self.qk_norm {
+            parts.push(tabled(Role::Norm, "attn_q_norm.weight", &[heads, head]));
+            parts.push(tabled(Role::Norm, "attn_k_norm.weight", &[groups, head]));
+        }
+        let output = &[d_model, heads * head];
+        parts.push(part(Role::AttnOutput, "attn_output.weight", "proj.weight", output).hf("o_proj.weight"));
+        if self.output_bias {
+            parts.push(part(Role::Bias, "attn_output.bias", "proj.bias", &[d_model]).hf("o_proj.bias"));
+        }
+        parts
+    }
+
+    fn separate_parts(&self, d_model: usize) -> Vec<Part> {
         let Self { heads, groups, head_dim: head, .. } = *self;
         let per_group = heads / groups + 2;
         let fused = |first, count| View::HeadsOfGroups { groups, per_group, first, count, head };
@@ -85,11 +111,15 @@ impl Attention {
                 parts.push(conv.stored_as(View::Squeeze).lit_only());
             }
         }
-        let output = &[d_model, heads * head];
-        parts.push(part(Role::AttnOutput, "attn_output.weight", "proj.weight", output).hf("o_proj.weight"));
-        if self.output_bias {
-            parts.push(part(Role::Bias, "attn_output.bias", "proj.bias", &[d_model]).hf("o_proj.bias"));
-        }
         parts
     }
+}
+
+/// Queries, keys and values as one matrix of `rows`.
+pub(super) fn fused_parts(rows: usize, d_model: usize, bias: bool) -> Vec<Part> {
+    let mut parts = vec![tabled(Role::AttnQkv, "attn_qkv.weight", &[rows, d_model])];
+    if bias {
+        parts.push(tabled(Role::Bias, "attn_qkv.bias", &[rows]));
+    }
+    parts
 }

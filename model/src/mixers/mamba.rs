@@ -44,12 +44,18 @@ pub struct Mamba {
     pub scan: SelectiveScan,
     /// Biases of the two projections (Hugging Face's `use_bias`; never in the training code).
     pub proj_bias: bool,
+    /// Whether what the scan gives, before the gate, is the memory of [`GatedMemory`](super::GatedMemory) above.
+    pub shares_memory: bool,
 }
 
 impl Mamba {
     pub(crate) fn describe(&self) -> String {
-        let s = &self.scan;
-        format!("Mamba, {} channels x {} states, conv {}, dt rank {}", s.d_inner, s.d_state, s.d_conv, s.dt_rank)
+        let shares = if self.shares_memory { ", hands out its memory" } else { "" };
+        let Self { scan: s, .. } = self;
+        format!(
+            "Mamba, {} channels x {} states, conv {}, dt rank {}{shares}",
+            s.d_inner, s.d_state, s.d_conv, s.dt_rank
+        )
     }
 
     pub(crate) fn parts(&self, d_model: usize) -> Vec<Part> {

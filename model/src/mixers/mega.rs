@@ -34,8 +34,10 @@ impl Mega {
             ("D", "move.D"),
         ];
         for mut p in self.scan.parts() {
-            if let Some((_, below_move)) = scan_keys.iter().find(|(k, _)| *k == p.lit.0) {
-                p.lit.0 = below_move;
+            if let Some((key, _)) = &mut p.lit
+                && let Some((_, below_move)) = scan_keys.iter().find(|(k, _)| k == key)
+            {
+                *key = below_move;
             }
             parts.push(p);
         }

@@ -1,4 +1,4 @@
-use super::{Part, part};
+use super::{Part, part, tabled};
 use crate::tensor::Role;
 
 /// Gated MLP: `down(silu(gate x) * (up x))`.
@@ -8,6 +8,8 @@ pub struct SwiGlu {
     pub width: usize,
     /// Biases of the three maps.
     pub bias: bool,
+    /// Gate and up are one matrix, gate first. Never in the mixer's place.
+    pub fused: bool,
 }
 
 impl SwiGlu {
@@ -18,6 +20,13 @@ impl SwiGlu {
     pub(crate) fn parts(&self, d_model: usize, is_mlp: bool) -> Vec<Part> {
         let up = [self.width, d_model];
         let down = [d_model, self.width];
+        if self.fused {
+            let mut parts = vec![tabled(Role::FfnGateUp, "ffn_up.weight", &[2 * self.width, d_model])];
+            parts.extend(self.bias.then(|| tabled(Role::Bias, "ffn_up.bias", &[2 * self.width])));
+            parts.push(tabled(Role::FfnDown, "ffn_down.weight", &down));
+            parts.extend(self.bias.then(|| tabled(Role::Bias, "ffn_down.bias", &[d_model])));
+            return parts;
+        }
         // In the mixer's place (`abl_mamba`) it must not take the names of the MLP that follows.
         let rows = if is_mlp {
             [

@@ -75,6 +75,7 @@ pub fn export(plan: &Plan, options: Options, storage: &dyn Fn(&TensorSpec) -> St
                 Mixer::Retention(m) => g.retention(m, &x, &r),
                 Mixer::Gla(m) => g.gla(m, &x, &r),
                 Mixer::Mega(m) => g.mega(m, &x, &r),
+                _ => unreachable!("no graph is asked for of this architecture"),
             };
         }
     }

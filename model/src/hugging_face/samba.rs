@@ -1,19 +1,10 @@
-//! Plans from Hugging Face's `config.json`: flash-linear-attention's `SambaForCausalLM` and transformers'
-//! `MambaForCausalLM`.
+//! flash-linear-attention's `SambaForCausalLM` and transformers' `MambaForCausalLM`.
 
-use crate::error::one_line;
+use super::{Auto, extent, only_silu, parse};
 use crate::mixers::{Attention, Mamba, Mixer, Rope, RopeTable, SelectiveScan, SwiGlu};
 use crate::plan::{Block, Branch, Norm, NormKind, Place, Plan};
 use crate::{Error, Result};
 use serde::Deserialize;
-
-/// A whole number or the word `"auto"`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Auto {
-    Number(usize),
-    Word(String),
-}
 
 #[derive(Deserialize)]
 struct AttentionFields {
@@ -55,60 +46,46 @@ struct Fields {
     hidden_act: Option<String>,
 }
 
-impl Plan {
-    /// The plan of a Hugging Face `config.json` with `model_type` `samba` or `mamba`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the field, [`Error::Json`] where the file is no such object.
-    pub fn from_hugging_face(text: &str) -> Result<Plan> {
-        let f: Fields = serde_json::from_str(text).map_err(|e| Error::Json { reason: one_line(&e.to_string()) })?;
-        f.check()?;
-        let d = f.hidden_size;
-        let d_inner = f.expand * d;
-        let dt_rank = match &f.time_step_rank {
-            Auto::Number(n) => *n,
-            Auto::Word(w) if w == "auto" => d.div_ceil(16),
-            Auto::Word(w) => return Err(Error::config("time_step_rank", "a number or \"auto\"", w)),
-        };
-        let scan = SelectiveScan {
-            d_inner,
-            d_state: f.state_size,
-            d_conv: f.conv_kernel,
-            dt_rank,
-            conv_bias: f.use_conv_bias,
-        };
-        let mamba = Mixer::Mamba(Mamba { scan, proj_bias: f.use_bias });
-        let norm = Norm { kind: NormKind::Rms, eps: f.norm_eps };
-        let branch = |place, mixer| Branch { place, norm, mixer };
-        let blocks = match (f.model_type.as_str(), &f.attn) {
-            ("mamba", None) => {
-                vec![Block { branches: vec![branch(Place::Only, mamba)] }; f.num_hidden_layers]
-            }
-            ("samba", a) => {
-                let attention = a.as_ref().map(|a| f.attention(a)).transpose()?;
-                let is_attention = |i| a.as_ref().is_some_and(|a| a.layers.contains(&i));
-                let mlp = Mixer::SwiGlu(SwiGlu { width: f.mlp_width()?, bias: false });
-                (0..f.num_hidden_layers)
-                    .map(|i| {
-                        let mixer = attention.as_ref().filter(|_| is_attention(i)).unwrap_or(&mamba).clone();
-                        Block { branches: vec![branch(Place::Mixer, mixer), branch(Place::Mlp, mlp.clone())] }
-                    })
-                    .collect()
-            }
-            (kind, _) => return Err(Error::config("model_type", "samba or mamba (without attn)", kind)),
-        };
-        Ok(Plan {
-            name: f.model_type.clone(),
-            vocab_size: f.vocab_size,
-            padded_vocab_size: f.vocab_size,
-            d_model: d,
-            context_length: f.max_position_embeddings.unwrap_or(2048),
-            final_norm: norm,
-            // The two libraries differ in what they take for granted.
-            tied: f.tie_word_embeddings.unwrap_or(f.model_type == "mamba"),
-            blocks,
-        })
-    }
+pub(super) fn plan(text: &str) -> Result<Plan> {
+    let f: Fields = parse(text)?;
+    f.check()?;
+    let d = f.hidden_size;
+    let d_inner = f.expand * d;
+    let dt_rank = f.time_step_rank.dt_rank("time_step_rank", d)?;
+    let scan =
+        SelectiveScan { d_inner, d_state: f.state_size, d_conv: f.conv_kernel, dt_rank, conv_bias: f.use_conv_bias };
+    let mamba = Mixer::Mamba(Mamba { scan, proj_bias: f.use_bias, shares_memory: false });
+    let norm = Norm { kind: NormKind::Rms, eps: f.norm_eps };
+    let branch = |place, mixer| Branch::new(place, norm, mixer);
+    let blocks = match (f.model_type.as_str(), &f.attn) {
+        ("mamba", None) => {
+            vec![Block { branches: vec![branch(Place::Only, mamba)] }; f.num_hidden_layers]
+        }
+        ("samba", a) => {
+            let attention = a.as_ref().map(|a| f.attention(a)).transpose()?;
+            let is_attention = |i| a.as_ref().is_some_and(|a| a.layers.contains(&i));
+            let mlp = Mixer::SwiGlu(SwiGlu { width: f.mlp_width()?, bias: false, fused: false });
+            (0..f.num_hidden_layers)
+                .map(|i| {
+                    let mixer = attention.as_ref().filter(|_| is_attention(i)).unwrap_or(&mamba).clone();
+                    Block { branches: vec![branch(Place::Mixer, mixer), branch(Place::Mlp, mlp.clone())] }
+                })
+                .collect()
+        }
+        (kind, _) => return Err(Error::config("model_type", "samba or mamba (without attn)", kind)),
+    };
+    Ok(Plan {
+        name: f.model_type.clone(),
+        vocab_size: f.vocab_size,
+        padded_vocab_size: f.vocab_size,
+        d_model: d,
+        context_length: f.max_position_embeddings.unwrap_or(2048),
+        final_norm: norm,
+        // The two libraries differ in what they take for granted.
+        tied: f.tie_word_embeddings.unwrap_or(f.model_type == "mamba"),
+        head_bias: false,
+        blocks,
+    })
 }
 
 impl Fields {
@@ -122,26 +99,16 @@ impl Fields {
             ("expand", self.expand, 1 << 10),
         ];
         for (field, value, max) in extents {
-            if !(1..=max).contains(&value) {
-                return Err(Error::config(field, format!("a whole number from 1 to {max}"), value));
-            }
+            extent(field, value, max)?;
         }
         if self.expand * self.hidden_size > 1 << 24 {
             let expected = "at most 16777216 channels, hidden_size times this";
             return Err(Error::config("expand", expected, self.expand * self.hidden_size));
         }
-        if let Auto::Number(n) = self.time_step_rank
-            && !(1..=1 << 24).contains(&n)
-        {
-            return Err(Error::config("time_step_rank", "a whole number from 1 to 16777216", n));
-        }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(Error::config("norm_eps", "a number between 0 and 1", self.norm_eps));
         }
-        match self.hidden_act.as_deref() {
-            None | Some("silu" | "swish") => Ok(()),
-            Some(other) => Err(Error::config("hidden_act", "silu", other)),
-        }
+        only_silu(self.hidden_act.as_deref())
     }
 
     fn attention(&self, a: &AttentionFields) -> Result<Mixer> {
@@ -166,6 +133,8 @@ impl Fields {
             qkv_bias: a.qkv_bias,
             output_bias: false,
             short_conv: None,
+            fused: false,
+            qk_norm: false,
         }))
     }
 
