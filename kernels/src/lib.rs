@@ -13,9 +13,10 @@ mod model;
 mod observe;
 pub mod parity;
 pub mod sample;
+pub mod search;
 
 pub use backend::*;
-pub use cpu::Cpu;
+pub use cpu::{Cpu, recurrences};
 pub use cuda::{Cuda, DeviceError, KernelTime};
 pub use error::{Error, Result};
 pub use model::{Logits, Model, State};

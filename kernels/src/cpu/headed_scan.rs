@@ -1,8 +1,8 @@
 //! The selective scan with heads: `h = exp(dt a) h + dt B u`, `y = <h, C> + d u`, a step size for each head.
 
 use super::Rows;
-use super::scan::softplus;
 use super::simd::dispatch;
+use super::simd::softplus;
 use crate::backend::HeadedScan;
 use rayon::prelude::*;
 

@@ -22,6 +22,15 @@ pub use rope::frequencies;
 pub use rows::Rows;
 pub use scan::Scan;
 
+/// What the recurrences compute, over plain slices: a block of channels or a head at a time, for those who bring memory and
+/// threads of their own.
+pub mod recurrences {
+    pub use super::recurrence::{OuterDecay, OuterInputs, outer_head};
+    pub use super::rows::Columns;
+    pub use super::scan::{ScanInputs, from_block, scan_block, to_block, to_rates};
+    pub use super::simd::LANES;
+}
+
 use crate::Result;
 use crate::backend::*;
 use crate::parity::{Distance, distances};
@@ -166,11 +175,7 @@ impl Backend for Cpu {
         gate: Option<&Rows>,
         state: &mut Vec<f32>,
     ) -> Result<Rows> {
-        let y = scan.apply(u, driven, state);
-        Ok(match gate {
-            None => y,
-            Some(gate) => elementwise::silu_times(gate.clone(), &y),
-        })
+        Ok(scan.apply(u, driven, gate, state))
     }
 
     fn headed_scan(
@@ -230,7 +235,7 @@ impl Backend for Cpu {
         decay: Decay<'_, Self>,
         state: &mut Vec<f32>,
     ) -> Result<Rows> {
-        Ok(recurrence::outer_scan(heads, [q, k, v], &recurrence::decays(decay, q.rows()), state))
+        Ok(recurrence::outer_scan(heads, [q, k, v], decay, state))
     }
 
     fn gated_norm(&self, norm: &NormWeights<Self::Vector>, o: &Rows, gate: &Rows) -> Result<Rows> {

@@ -43,7 +43,8 @@ pub(crate) use dispatch;
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest whole number
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let p = 1.987_569_1e-4_f32;
     let p = p * r + 1.398_199_9e-3;
@@ -52,7 +53,66 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.166_666_65;
     let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // n is what the lowest bits of `shifted` hold; 2^n has it, plus 127, as its exponent.
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+}
+
+/// `2^x` with a relative error below 2.5e-7 for `-125 <= x <= 127`; clamped outside (at most 2.4e-38 below).
+///
+/// The polynomial is the minimax one of degree 5 for `2^r`, `|r| <= 1/2`, that begins with `1 + r ln 2`.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // as in `exp`
+    let x = x.clamp(-125.0, 127.0);
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let p = 1.330_060_7e-3_f32;
+    let p = p * r + 9.669_691e-3;
+    let p = p * r + 5.550_558_5e-2;
+    let p = p * r + 0.240_222_83;
+    let p = p * r + std::f32::consts::LN_2;
+    let p = p * r + 1.0;
+    // p is near 1: adding to its exponent multiplies by 2^n.
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `ln(1 + x)` with a relative error below 3e-7 for `0 <= x <= 1`, by the polynomial of Cephes' `logf`.
+#[inline(always)]
+fn ln_1p(x: f32) -> f32 {
+    // ln(1 + x) = ln((1 + x) / 2) + ln 2 above sqrt(2) - 1; either way the polynomial's argument is exact.
+    let high = x > 0.414_213_57;
+    let r = if high { (x - 1.0) * 0.5 } else { x };
+    let p = 7.037_683_6e-2_f32;
+    let p = p * r - 1.151_461e-1;
+    let p = p * r + 1.167_699_9e-1;
+    let p = p * r - 1.242_014_1e-1;
+    let p = p * r + 1.424_932_3e-1;
+    let p = p * r - 1.666_805_8e-1;
+    let p = p * r + 2.000_071_4e-1;
+    let p = p * r - 2.499_999_4e-1;
+    let p = p * r + 3.333_333e-1;
+    let square = r * r;
+    let ln = r + (p * r * square - 0.5 * square);
+    if high { ln + std::f32::consts::LN_2 } else { ln }
+}
+
+/// `ln(1 + e^x)` with a relative error below 5e-7 where it is above 1.7e-38.
+#[inline(always)]
+pub fn softplus(x: f32) -> f32 {
+    x.max(0.0) + ln_1p(exp(-x.abs()))
+}
+
+/// The first numbers of `x`, and zeros where there are no more.
+#[inline(always)]
+pub fn lanes(x: &[f32]) -> [f32; LANES] {
+    match x.first_chunk() {
+        Some(full) => *full,
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            lanes
+        }
+    }
 }
 
 /// `x / (1 + e^-x)`.
@@ -107,6 +167,27 @@ mod tests {
             assert!((f64::from(exp(x)) / truth - 1.0).abs() < 2e-7, "{x}");
         }
         assert!(exp(-1e9) < 2e-38 && exp(f32::MAX).is_finite());
+    }
+
+    #[test]
+    fn exp2_is_close_over_its_whole_range() {
+        for i in -12500..12700 {
+            let x = i as f32 * 0.01;
+            let truth = f64::from(x).exp2();
+            assert!((f64::from(exp2(x)) / truth - 1.0).abs() < 2.5e-7, "{x}");
+        }
+        assert!(exp2(-1e9) < 2.4e-38 && exp2(f32::MAX).is_finite() && exp2(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softplus_is_close_over_its_whole_range() {
+        for i in -8700..8800 {
+            let x = i as f32 * 0.01;
+            let truth = f64::from(x).exp().ln_1p();
+            assert!((f64::from(softplus(x)) / truth - 1.0).abs() < 5e-7, "{x}: {} {truth}", softplus(x));
+        }
+        assert_eq!([softplus(1e30), softplus(f32::INFINITY)], [1e30, f32::INFINITY]);
+        assert!(softplus(f32::NEG_INFINITY) < 2e-38 && softplus(f32::NAN).is_nan());
     }
 
     #[test]

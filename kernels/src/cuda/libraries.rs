@@ -3,6 +3,7 @@
 //! Each is opened once by its full path with its symbols shared, so that a later `dlopen` by name, cudarc's own, meets the
 //! library that is already there. Only the driver's is needed; cuBLAS makes fast prefill faster.
 
+use crate::search::{children, environment_paths, site_packages};
 use std::path::{Path, PathBuf};
 
 /// Opens the driver's library. Whether there is one.
@@ -38,11 +39,6 @@ fn open(name: &str, versions: &[&str]) {
     }
 }
 
-/// The paths in an environment variable.
-fn environment_paths(name: &str) -> Vec<PathBuf> {
-    std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default()
-}
-
 /// Where else to look, in order: toolkits named by the environment, Python environments, usual places.
 fn folders() -> Vec<PathBuf> {
     let paths = environment_paths;
@@ -50,13 +46,8 @@ fn folders() -> Vec<PathBuf> {
     for toolkit in ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"].into_iter().flat_map(paths) {
         folders.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|lib| toolkit.join(lib)));
     }
-    let on_path = paths("PATH").into_iter().filter(|bin| bin.join("python3").exists());
-    let environments = on_path.filter_map(|bin| bin.parent().map(Path::to_owned));
-    for environment in paths("VIRTUAL_ENV").into_iter().chain(paths("CONDA_PREFIX")).chain(environments) {
-        for python in children(&environment.join("lib"), "python3") {
-            let wheels = children(&python.join("site-packages/nvidia"), "");
-            folders.extend(wheels.into_iter().map(|wheel| wheel.join("lib")));
-        }
+    for packages in site_packages() {
+        folders.extend(children(&packages.join("nvidia"), "").into_iter().map(|wheel| wheel.join("lib")));
     }
     for toolkit in children(Path::new("/usr/local"), "cuda") {
         folders.extend(["lib64", "targets/x86_64-linux/lib"].map(|lib| toolkit.join(lib)));
@@ -64,13 +55,4 @@ fn folders() -> Vec<PathBuf> {
     let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/local/nvidia/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib"];
     folders.extend(usual.map(PathBuf::from));
     folders
-}
-
-/// What a folder holds whose name begins with `prefix`, in order of name, newest version first.
-fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> =
-        entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).map(|e| e.path()).collect();
-    found.sort_by(|a, b| b.cmp(a));
-    found
 }
