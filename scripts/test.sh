@@ -7,9 +7,9 @@ set -euo pipefail
 need_build
 need_lint
 
-# gguf-py, the GGUF format's own library, reads our files in one test. Without it that test says so and is skipped.
+# The formats' own libraries read and run our files in some tests, which are skipped where there are none.
 if [ -z "${TAMBORIM_PYTHON:-}" ]; then
-    pinned="gguf==0.19.0 numpy==2.4.6 safetensors==0.8.0"
+    pinned="gguf==0.19.0 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.31.1 onnxruntime-genai==0.18.0"
     python=$PWD/.venv/bin/python
     if [ "$(cat .venv/pinned 2> /dev/null)" != "$pinned" ]; then
         say "Python packages for the tests: $pinned"
@@ -17,10 +17,10 @@ if [ -z "${TAMBORIM_PYTHON:-}" ]; then
             printf '%s' "$pinned" > .venv/pinned
         fi
     fi
-    if [ -f .venv/pinned ] && "$python" -c 'import gguf' 2> /dev/null; then
+    if [ -f .venv/pinned ] && "$python" -c 'import gguf, onnx, onnxruntime, onnxruntime_genai' 2> /dev/null; then
         export TAMBORIM_PYTHON=$python
     else
-        say "no Python with $pinned here: the test that reads our files with gguf-py is skipped"
+        say "no Python with $pinned here: the tests that read and run our files with them are skipped"
     fi
 fi
 

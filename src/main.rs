@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod data;
 mod device;
+mod onnxruntime;
 mod output;
 mod pipeline;
 mod progress;

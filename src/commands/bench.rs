@@ -108,7 +108,7 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
     };
     let speeds = vec![speed("prefill", prompt.len(), prefill), speed("decode", continuation.len(), decode)];
     let plan = runtime.plan();
-    let measured = Measured { device: backend.describe(), parameters: plan.parameters(), depth: args.depth, speeds };
+    let measured = Measured { device: runtime.describe()?, parameters: plan.parameters(), depth: args.depth, speeds };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&measured)?);
         return Ok(Outcome::Done);

@@ -3,7 +3,7 @@
 use super::report::*;
 use crate::Result;
 use crate::data::Tokens;
-use crate::pipeline::runner::{Runner, Sequence};
+use crate::pipeline::runner::{Runner, Sequence, devices};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use tamborim_converters::gguf::CalibrationFile;
@@ -34,6 +34,7 @@ pub fn compare<B: Backend>(
     let models = [Runner::load(backend, reference)?, Runner::load(backend, candidate)?];
     let all = side_by_side(&models[0], &models[1], &tokens.ids, context, |n| progress.advance(n as u64))?;
     let seconds = progress.finish();
+    let device = devices(&models)?;
     let [_, model] = models;
     let fast_mode = mode_distance(model, candidate, &tokens.ids, context)?;
     let summary = summarize(&all);
@@ -41,7 +42,7 @@ pub fn compare<B: Backend>(
     Ok(Report {
         reference: reference.facts()?,
         candidate: candidate.facts()?,
-        device: backend.describe(),
+        device,
         positions,
         context,
         seconds,
@@ -122,7 +123,7 @@ fn mode_distance<B: Backend>(
     ids: &[u32],
     context: usize,
 ) -> Result<Option<ModeDistance>> {
-    let Some(backend) = model.backend().other_mode()? else { return Ok(None) };
+    let Some(backend) = model.other_mode()? else { return Ok(None) };
     let other = Runner::load(&backend, opened)?;
     let ids = &ids[..ids.len().min(MODE_POSITIONS + 1)];
     let found = match model.backend().is_exact() {

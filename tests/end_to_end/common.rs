@@ -63,6 +63,10 @@ impl Tamborim {
     pub fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Tamborim {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tamborim"));
         command.args(args);
+        // What pip has installed for the tests is where a user's would be.
+        if let Some(environment) = python().as_deref().and_then(|p| p.parent()?.parent()) {
+            command.env("VIRTUAL_ENV", environment);
+        }
         Tamborim { command, hang: HANG }
     }
 
@@ -73,6 +77,11 @@ impl Tamborim {
 
     pub fn threads(mut self, n: usize) -> Tamborim {
         self.command.env("RAYON_NUM_THREADS", n.to_string());
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: impl AsRef<OsStr>) -> Tamborim {
+        self.command.env(name, value);
         self
     }
 
@@ -183,6 +192,11 @@ pub fn models_in(folder: &str) -> Vec<PathBuf> {
     found.sort();
     assert!(!found.is_empty(), "no models in {folder}");
     found
+}
+
+/// Python with the packages that scripts/test.sh installs.
+pub fn python() -> Option<PathBuf> {
+    std::env::var_os("TAMBORIM_PYTHON").map(PathBuf::from)
 }
 
 pub fn name(path: &Path) -> String {

@@ -11,5 +11,6 @@ mod formats;
 mod hostile;
 mod inspect;
 mod logits;
+mod onnxruntime;
 mod quantize;
 mod verify;
