@@ -74,7 +74,7 @@ pub struct Open {
     /// The configuration, where the checkpoint does not say: an official name (Samba_421M, ...) or a JSON file
     #[arg(long, value_name = "NAME|FILE")]
     pub config: Option<String>,
-    /// SentencePiece model; by default the one inside the GGUF, or `tokenizer.model` beside the checkpoint
+    /// SentencePiece model; by default the one inside the GGUF or ONNX, or `tokenizer.model` beside the checkpoint
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Accept weights that are NaN or infinite
@@ -84,7 +84,7 @@ pub struct Open {
 
 #[derive(Args)]
 pub struct Inspect {
-    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours
     pub model: PathBuf,
     #[command(flatten)]
     pub open: Open,
@@ -108,7 +108,7 @@ pub enum Dtype {
 
 #[derive(Args)]
 pub struct Convert {
-    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours
     pub source: PathBuf,
     /// File to write: .gguf, .onnx or .safetensors
     #[arg(short, long, value_name = "FILE")]
@@ -134,7 +134,7 @@ pub enum Sampling {
 
 #[derive(Args)]
 pub struct Calibrate {
-    /// Checkpoint, safetensors file, Hugging Face folder or GGUF, at full precision
+    /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours, at full precision
     #[arg(required_unless_present = "merge")]
     pub model: Option<PathBuf>,
     /// Text: .jsonl, .jsonl.zst, .parquet, .txt, packed tokens .bin, or token lists .json
@@ -169,13 +169,13 @@ pub struct Calibrate {
 
 #[derive(Args)]
 pub struct Quantize {
-    /// Checkpoint, safetensors file, Hugging Face folder or GGUF
+    /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours
     pub model: PathBuf,
-    /// File to write: .gguf
+    /// File to write: .gguf or .onnx
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q5_k, q4_k, q5_0, q4_1, q4_0,
-    /// iq4_nl, iq4_xs, f16, bf16, f32
+    /// iq4_nl, iq4_xs, f16, bf16, f32 (ONNX: int4, int8 and the floats)
     #[arg(long, value_name = "TYPE", required_unless_present = "target_bpw", conflicts_with = "target_bpw")]
     pub to: Option<Recipe>,
     /// Choose each tensor's type by what it was measured to cost, so that the whole file takes at most this many bits per
@@ -186,6 +186,12 @@ pub struct Quantize {
     /// the weights count
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
+    /// ONNX: weights that share a scale
+    #[arg(long, value_name = "16|32|64|128", default_value_t = 32, value_parser = block)]
+    pub block: usize,
+    /// ONNX: no zero points
+    #[arg(long)]
+    pub symmetric: bool,
     /// Give the tensors whose name matches another type; the first rule that matches wins
     #[arg(long = "rule", value_name = "REGEX=TYPE")]
     pub rules: Vec<String>,
@@ -235,6 +241,13 @@ pub struct Verify {
     /// Fail if the candidate's perplexity over the reference's is above this
     #[arg(long, value_name = "X")]
     pub max_ppl_ratio: Option<f64>,
+}
+
+fn block(s: &str) -> std::result::Result<usize, String> {
+    match s.parse() {
+        Ok(n @ (16 | 32 | 64 | 128)) => Ok(n),
+        _ => Err("expected 16, 32, 64 or 128".to_owned()),
+    }
 }
 
 fn at_least_one(s: &str) -> std::result::Result<usize, String> {

@@ -65,6 +65,17 @@ impl Recipe {
         Choice { format, instead_of: (format != wanted).then_some(wanted) }
     }
 
+    /// Bits of a role's integers in files that hold integers of 4 and 8 bits only (ONNX); `None` for formats that these do
+    /// not have. As in GGUF, what steers the scan keeps 8 bits, and so do embedding and head.
+    pub fn integer_bits(self, role: Role) -> Option<u8> {
+        match (self, role) {
+            (Recipe::Int8, _) => Some(8),
+            (Recipe::Int4, Role::SsmX | Role::SsmDt | Role::Embedding | Role::Head) => Some(8),
+            (Recipe::Int4, _) => Some(4),
+            (Recipe::Uniform(_), _) => None,
+        }
+    }
+
     fn wanted(self, role: Role) -> Format {
         match (self, role) {
             (Recipe::Int8, _) => Format::Q8_0,

@@ -1,7 +1,7 @@
 use crate::cli::{Convert, Dtype};
 use crate::output::bytes;
 use crate::pipeline::write::{Written, as_float, nearest, write_gguf, write_safetensors};
-use crate::pipeline::write_onnx::write_onnx;
+use crate::pipeline::write_onnx::{nearest_blocks, write_onnx};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use tamborim_converters::onnx::{Options, Storage};
@@ -17,7 +17,7 @@ pub fn run(args: &Convert) -> Result<Outcome> {
         "gguf" => write_gguf(&model, &args.output, "convert", choose, nearest)?,
         "onnx" => {
             let storage = |spec: &TensorSpec| Ok(Storage::Float(as_float(choose(spec)?)));
-            write_onnx(&model, &args.output, "convert", Options { pure: args.pure_onnx }, storage)?
+            write_onnx(&model, &args.output, "convert", Options { pure: args.pure_onnx }, storage, nearest_blocks)?
         }
         "safetensors" => write_safetensors(&model, &args.output, choose)?,
         _ => {

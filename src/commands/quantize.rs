@@ -1,12 +1,18 @@
 use crate::cli::Quantize;
 use crate::device::Mode;
-use crate::output::{bytes, table};
+use crate::output::{bytes, note, table};
 use crate::pipeline::calibrate::open_calibration;
 use crate::pipeline::quantize::{Plan, Rule};
+use crate::pipeline::quantize_onnx::{OnnxPlan, Wish, stored_as};
+use crate::pipeline::write::Written;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
+use std::path::Path;
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
+    if args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
+        return run_onnx(args);
+    }
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
@@ -24,21 +30,55 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     }
     let Some(output) = &args.output else { return Err("expected an output file (-o)".into()) };
     if output.extension().is_none_or(|e| e != "gguf") {
-        return Err(format!("{}: expected a file name that ends in .gguf", output.display()).into());
+        return Err(format!("{}: expected a file name that ends in .gguf or .onnx", output.display()).into());
     }
     let written = plan.write(&model, output, calibration.as_ref())?;
     for line in plan.fallbacks() {
         eprintln!("{line}");
     }
+    report(output, &written, plan.bits_per_weight(), plan.parameters());
+    Ok(Outcome::Done)
+}
+
+fn run_onnx(args: &Quantize) -> Result<Outcome> {
+    let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
+    let model = OpenModel::open(&args.model, &args.open)?;
+    let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
+    let (Some(recipe), Some(output)) = (args.to, &args.output) else {
+        return Err("--target-bpw: expected a .gguf to write; for .onnx give --to int8 or int4".into());
+    };
+    let wish = Wish { recipe, block: args.block, symmetric: args.symmetric, rules: &rules };
+    let plan = OnnxPlan::new(&model, &wish)?;
+    plan.notes.iter().for_each(|line| note(line.clone()));
+    if args.dry_run {
+        print_onnx(&plan);
+        return Ok(Outcome::Done);
+    }
+    let written = plan.write(&model, output, calibration.as_ref())?;
+    report(output, &written, plan.bits_per_weight(), plan.parameters());
+    Ok(Outcome::Done)
+}
+
+fn report(output: &Path, written: &Written, bits_per_weight: f64, parameters: usize) {
     eprintln!(
-        "{}: {} at {:.3} bits per weight in {:.2} s ({:.1} M weights/s)",
+        "{}: {} at {bits_per_weight:.3} bits per weight in {:.2} s ({:.1} M weights/s)",
         output.display(),
         bytes(written.bytes),
-        plan.bits_per_weight(),
         written.seconds,
-        plan.parameters() as f64 / 1e6 / written.seconds.max(1e-9)
+        parameters as f64 / 1e6 / written.seconds.max(1e-9)
     );
-    Ok(Outcome::Done)
+}
+
+fn print_onnx(plan: &OnnxPlan) {
+    let rows = plan.rows.iter().map(|(spec, storage)| {
+        let stored = stored_as(spec, *storage);
+        let size = spec.elements() as f64 * stored.bits_per_weight / 8.0;
+        let shape = format!("{:?}", spec.shape);
+        vec![spec.name.clone(), shape, stored.name, format!("{:.3}", stored.bits_per_weight), bytes(size as u64)]
+    });
+    print!("{}", table(&["tensor", "shape", "type", ">bits", ">size"], rows.collect()));
+    let total = plan.bits_per_weight() * plan.parameters() as f64 / 8.0;
+    println!("total {} at {:.3} bits per weight", bytes(total as u64), plan.bits_per_weight());
 }
 
 fn print(plan: &Plan) {

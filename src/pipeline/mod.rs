@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod fingerprint;
 pub mod parity;
 pub mod quantize;
+pub mod quantize_onnx;
 pub mod report;
 pub mod runner;
 pub mod sampling;

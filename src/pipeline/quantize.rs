@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
 use std::path::Path;
+use std::str::FromStr;
 use tamborim_converters::gguf::CalibrationFile;
 use tamborim_model::TensorSpec;
 use tamborim_quant::{Calibration, Choice, Effort, Format, Hessian, Recipe, Tensor, allocate};
@@ -18,28 +19,28 @@ const WANTED: [Format; 5] = [Format::Iq4Xs, Format::Q4K, Format::Q5K, Format::Q6
 const SENSITIVITY_TOKENS: usize = 1024;
 
 /// `REGEX=TYPE`: tensors whose name matches get that type.
-pub struct Rule {
+pub struct Rule<T> {
     pattern: Regex,
-    format: Format,
+    r#type: T,
 }
 
-impl Rule {
-    pub fn parse(text: &str) -> Result<Rule> {
+impl<T: FromStr + Copy> Rule<T> {
+    pub fn parse(text: &str) -> Result<Rule<T>> {
         let expected = |what: String| format!("--rule {text}: expected REGEX=TYPE, found {what}");
         let (pattern, name) = text.rsplit_once('=').ok_or_else(|| expected("no '='".to_owned()))?;
         let pattern = Regex::new(pattern).map_err(|e| expected(format!("a bad pattern ({e})")))?;
-        let format = Format::from_name(name).ok_or_else(|| expected(format!("an unknown type {name}")))?;
-        Ok(Rule { pattern, format })
+        let r#type = name.parse().map_err(|_| expected(format!("an unknown type {name}")))?;
+        Ok(Rule { pattern, r#type })
     }
 }
 
-/// The format of the first rule that matches.
-fn ruled(rules: &[Rule], spec: &TensorSpec) -> Option<Format> {
-    rules.iter().find(|r| r.pattern.is_match(&spec.name)).map(|r| r.format)
+/// The type of the first rule that matches.
+pub fn ruled<T: Copy>(rules: &[Rule<T>], spec: &TensorSpec) -> Option<T> {
+    rules.iter().find(|r| r.pattern.is_match(&spec.name)).map(|r| r.r#type)
 }
 
 /// The first rule that matches no tensor of the model.
-fn refuse_idle(model: &OpenModel, rules: &[Rule]) -> Result<()> {
+pub fn refuse_idle<T>(model: &OpenModel, rules: &[Rule<T>]) -> Result<()> {
     let specs = model.source().plan().tensors();
     match rules.iter().find(|r| !specs.iter().any(|s| r.pattern.is_match(&s.name))) {
         None => Ok(()),
@@ -64,7 +65,7 @@ pub struct Plan {
 
 impl Plan {
     /// A recipe's formats, but for what rules say.
-    pub fn new(model: &OpenModel, recipe: Recipe, rules: &[Rule]) -> Result<Plan> {
+    pub fn new(model: &OpenModel, recipe: Recipe, rules: &[Rule<Format>]) -> Result<Plan> {
         refuse_idle(model, rules)?;
         let row = |spec: TensorSpec| Row { choice: recipe.choose(&spec, ruled(rules, &spec)), spec, loss: None };
         Ok(Plan { rows: model.source().plan().tensors().into_iter().map(row).collect() })
@@ -75,7 +76,7 @@ impl Plan {
     pub fn within(
         model: &OpenModel,
         bits_per_weight: f64,
-        rules: &[Rule],
+        rules: &[Rule<Format>],
         calibration: &CalibrationFile,
         device: &Device,
     ) -> Result<Plan> {

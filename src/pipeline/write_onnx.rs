@@ -8,16 +8,19 @@ use crate::source::OpenModel;
 use std::collections::HashMap;
 use std::path::Path;
 use tamborim_converters::gguf::{Architecture, Metadata, write_plan, write_tokenizer};
-use tamborim_converters::onnx::{OnnxWriter, Options, Storage, Stored, export};
+use tamborim_converters::onnx::{Numbers, OnnxWriter, Options, Storage, Stored, export};
 use tamborim_model::TensorSpec;
+use tamborim_quant::{NBits, NBitsMatrix, Tensor};
 
-/// Writes `model` as ONNX, each linear map stored as `choose` says. The files appear whole or not at all.
+/// Writes `model` as ONNX, each linear map stored as `choose` says; `encode` puts numbers into blocks. The files appear whole
+/// or not at all.
 pub fn write_onnx(
     model: &OpenModel,
     output: &Path,
     what: &str,
     options: Options,
     choose: impl Fn(&TensorSpec) -> Result<Storage>,
+    encode: impl Fn(&TensorSpec, &Tensor<'_>, NBits) -> Result<NBitsMatrix<'static>>,
 ) -> Result<Written> {
     refuse_overwriting(model, output)?;
     let source = model.source();
@@ -37,14 +40,17 @@ pub fn write_onnx(
         write_tokenizer(&mut metadata, &tokenizer, plan.padded_vocab_size)?;
     }
     let progress = Progress::bytes(what, stored.iter().map(|s| s.n_bytes() as u64).sum());
-    let groups: Vec<&[Stored]> = stored.chunk_by(|a, b| a.spec.name == b.spec.name).collect();
-    let tensors = groups.iter().map(|parts| {
-        let Stored { spec, storage: Storage::Float(format), .. } = &parts[0];
-        let tensor = in_format(model, spec, *format, nearest)?;
-        Ok(parts.iter().map(|part| part.bytes(tensor.clone())).collect::<Vec<_>>())
+    let tensors: Vec<&[Stored]> = stored.chunk_by(|a, b| a.spec.name == b.spec.name).collect();
+    let made = tensors.iter().map(|parts| {
+        let Stored { spec, storage, .. } = &parts[0];
+        let mut numbers = match *storage {
+            Storage::Float(format) => Numbers::Float(in_format(model, spec, format, nearest)?),
+            Storage::Blocks(grid) => Numbers::Blocks(encode(spec, &source.read(spec)?, grid)?),
+        };
+        Ok(parts.iter().map(|part| part.take(&mut numbers)).collect::<Vec<_>>())
     });
-    let bytes = stream(model, tensors, |tensors, hash| {
-        for bytes in tensors.into_iter().flatten() {
+    let bytes = stream(model, made, |made, hash| {
+        for bytes in made.into_iter().flatten() {
             let n = bytes.len() as u64;
             writer.put(bytes)?;
             source.release();
@@ -54,4 +60,9 @@ pub fn write_onnx(
         Ok(writer.finish(&metadata)?)
     })?;
     Ok(Written { bytes, seconds: progress.finish() })
+}
+
+/// The encoding that knows nothing but the numbers.
+pub fn nearest_blocks(spec: &TensorSpec, tensor: &Tensor<'_>, grid: NBits) -> Result<NBitsMatrix<'static>> {
+    Ok(NBitsMatrix::quantize(&tensor.to_f32(), [spec.shape[0], spec.shape[1]], grid, None)?)
 }

@@ -77,6 +77,11 @@ pub const TENSORS_KEY: &str = "tamborim.tensors";
 /// More dimensions than any tensor has.
 const MAX_DIMS: usize = 4;
 
+/// What the initializers of a tensor's scales and zero points are called, after its name.
+pub const SCALES: &str = ".scales";
+/// See [`SCALES`].
+pub const ZERO_POINTS: &str = ".zero_points";
+
 /// How a tensor of the model is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorLayout {

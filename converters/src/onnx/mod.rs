@@ -15,7 +15,7 @@ pub use metadata::{Layout, TensorLayout};
 pub use model::OnnxModel;
 pub use operators::{OPERATORS, Operator, Port, schema_json, schema_markdown, schema_python};
 pub use reader::OnnxFile;
-pub use writer::OnnxWriter;
+pub use writer::{Numbers, OnnxWriter};
 
 use std::io::Read;
 use std::path::Path;

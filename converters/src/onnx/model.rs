@@ -1,7 +1,7 @@
 //! An ONNX file seen as the model inside it.
 
 use super::OnnxFile;
-use super::metadata::{Layout, TensorLayout};
+use super::metadata::{Layout, SCALES, TensorLayout, ZERO_POINTS};
 use super::proto::DataType;
 use super::writer::turn;
 use crate::checkpoint::Scalar;
@@ -123,11 +123,14 @@ impl OnnxModel {
             (DataType::Uint8, bytes) => Ok(bytes),
             (other, _) => Err(self.wrong(name, "uint8", &format!("{other:?}"))),
         };
-        let codes = bytes(name, &[rows, n, grid.code_bytes(cols) / n.max(1)])?;
-        let scales = self.float(&format!("{name}.scales"), &[rows, n])?;
+        let codes = match spec.role {
+            Role::Embedding => bytes(name, &[rows, grid.code_bytes(cols)])?,
+            _ => bytes(name, &[rows, n, grid.code_bytes(cols) / n.max(1)])?,
+        };
+        let scales = self.float(&format!("{name}{SCALES}"), &[rows, n])?;
         let zero_points = match grid.zero_point_bytes(cols) {
             0 => &[],
-            n => bytes(&format!("{name}.zero_points"), &[rows, n])?,
+            n => bytes(&format!("{name}{ZERO_POINTS}"), &[rows, n])?,
         };
         NBitsMatrix::new(grid, [rows, cols], codes, scales, zero_points)
             .map_err(|e| self.wrong(name, "blocks of MatMulNBits", &e.to_string()))
@@ -160,7 +163,7 @@ impl OnnxModel {
                 (tensor.format, Cow::Owned(turn(&tensor)))
             }
             Found::Blocks(mut matrix) => {
-                matrix.scales = self.finite(&format!("{}.scales", spec.name), matrix.scales)?;
+                matrix.scales = self.finite(&format!("{}{SCALES}", spec.name), matrix.scales)?;
                 (Format::F32, Cow::Owned(bytemuck::cast_slice(&matrix.to_f32()).to_vec()))
             }
         };

@@ -1,7 +1,7 @@
 //! A model that tamborim wrote, opened: its description and its initializers checked, none of its numbers touched.
 
 use super::PRODUCER;
-use super::metadata::{TENSORS_KEY, TensorLayout, insert_json, parse_layouts};
+use super::metadata::{SCALES, TENSORS_KEY, TensorLayout, ZERO_POINTS, insert_json, parse_layouts};
 use super::proto::{DataType, EXTERNAL};
 use super::wire::{Field, Fields, NoMessage, numbers};
 use crate::error::quoted;
@@ -107,7 +107,7 @@ impl OnnxFile {
                 _ => {}
             }
         }
-        let base = name.strip_suffix(".scales").or_else(|| name.strip_suffix(".zero_points")).unwrap_or(name);
+        let base = name.strip_suffix(SCALES).or_else(|| name.strip_suffix(ZERO_POINTS)).unwrap_or(name);
         if !self.layouts.contains_key(base) {
             return Ok(None);
         }

@@ -1,6 +1,6 @@
 //! Writing a model: tensor after tensor, then the graph that refers to them.
 
-use super::graph::{Export, Part, Stored};
+use super::graph::{Export, Part, Storage, Stored};
 use super::metadata::{Layout, TENSORS_KEY, TensorLayout, to_json};
 use super::proto::{EXTERNAL, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
 use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, PRODUCER, SAMBA_DOMAIN, SAMBA_VERSION};
@@ -12,9 +12,10 @@ use rayon::prelude::*;
 use serde_json::json;
 use std::borrow::Cow;
 use std::path::Path;
-use tamborim_quant::Tensor;
+use tamborim_quant::{NBitsMatrix, Tensor};
 
-/// Models whose tensors take no more than this are one file; those of others have a file of their own beside it.
+/// Models whose tensors take no more than this are one file; those of others have a file of their own beside it. So have
+/// those of which two initializers show the same bytes, since only there they can.
 const MAX_INLINE: usize = 64 << 20;
 /// Where tensors begin in that file: pages, so that they can be mapped.
 const PAGE: usize = 4096;
@@ -29,7 +30,9 @@ pub struct OnnxWriter {
     data: Option<(AtomicFile, String)>,
     /// Bytes written to it.
     written: usize,
-    tensors: Vec<TensorProto>,
+    /// How many of [`Export::stored`] have been put.
+    put: usize,
+    initializers: Vec<TensorProto>,
 }
 
 impl OnnxWriter {
@@ -40,7 +43,8 @@ impl OnnxWriter {
     pub fn create(path: &Path, export: Export) -> Result<OnnxWriter> {
         let file = AtomicFile::create(path)?;
         let total: usize = export.stored.iter().map(Stored::n_bytes).sum();
-        let data = match total > MAX_INLINE {
+        let shared = export.stored.iter().any(|s| s.views.len() > 1);
+        let data = match total > MAX_INLINE || shared {
             false => None,
             true => {
                 let name = path.file_name().and_then(|n| n.to_str());
@@ -50,33 +54,28 @@ impl OnnxWriter {
                 Some((AtomicFile::create(&path.with_file_name(&name))?, name))
             }
         };
-        Ok(OnnxWriter { file, export, data, written: 0, tensors: Vec::new() })
+        Ok(OnnxWriter { file, export, data, written: 0, put: 0, initializers: Vec::new() })
     }
 
-    /// The initializers that are to come, in order.
+    /// The numbers that are to come, in order.
     pub fn stored(&self) -> &[Stored] {
         &self.export.stored
     }
 
-    /// Writes the next initializer's bytes.
+    /// Writes the next of them.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where it has another size than its shape says; [`Error::Io`].
+    /// [`Error::Tensor`] where they have another size than expected; [`Error::Io`].
     pub fn put(&mut self, bytes: Cow<'_, [u8]>) -> Result<()> {
         let wrong =
             |name: &str, expected: String, found: String| Err(Error::tensor(self.file.path(), name, expected, found));
-        let Some(next) = self.export.stored.get(self.tensors.len()) else {
+        let Some(next) = self.export.stored.get(self.put) else {
             return wrong("tensor", "no tensor after the last one".to_owned(), "another".to_owned());
         };
         if bytes.len() != next.n_bytes() {
-            return wrong(&next.name, format!("{} bytes", next.n_bytes()), bytes.len().to_string());
+            return wrong(&next.spec.name, format!("{} bytes", next.n_bytes()), bytes.len().to_string());
         }
-        let mut proto = TensorProto {
-            name: Some(next.name.clone()),
-            dims: next.dims.iter().map(|&n| n as i64).collect(),
-            data_type: Some(next.data_type as i32),
-            ..TensorProto::default()
-        };
+        let mut proto = TensorProto { data_type: Some(next.data_type as i32), ..TensorProto::default() };
         match &mut self.data {
             None => proto.raw_data = Some(Bytes::from(bytes.into_owned())),
             Some((file, name)) => {
@@ -90,7 +89,12 @@ impl OnnxWriter {
                 proto.data_location = Some(EXTERNAL);
             }
         }
-        self.tensors.push(proto);
+        self.initializers.extend(next.views.iter().map(|(name, dims)| TensorProto {
+            name: Some(name.clone()),
+            dims: dims.iter().map(|&n| n as i64).collect(),
+            ..proto.clone()
+        }));
+        self.put += 1;
         Ok(())
     }
 
@@ -99,9 +103,9 @@ impl OnnxWriter {
     /// # Errors
     /// [`Error::Tensor`] if an initializer is missing; [`Error::Io`].
     pub fn finish(mut self, metadata: &Metadata) -> Result<u64> {
-        if let Some(missing) = self.export.stored.get(self.tensors.len()) {
+        if let Some(missing) = self.export.stored.get(self.put) {
             let expected = format!("{} bytes", missing.n_bytes());
-            return Err(Error::tensor(self.file.path(), &missing.name, expected, "none"));
+            return Err(Error::tensor(self.file.path(), &missing.spec.name, expected, "none"));
         }
         let layouts: serde_json::Map<_, _> = self
             .export
@@ -111,7 +115,7 @@ impl OnnxWriter {
             .collect();
         let layouts = entry(TENSORS_KEY, serde_json::Value::Object(layouts).to_string());
         let mut graph = self.export.graph;
-        graph.initializer.append(&mut self.tensors);
+        graph.initializer.append(&mut self.initializers);
         let domains = |used: &str| graph.node.iter().any(|n| n.domain.as_deref() == Some(used));
         let imports = [("", OPSET, true), (MICROSOFT_DOMAIN, 1, domains(MICROSOFT_DOMAIN))];
         let imports = [&imports[..], &[(SAMBA_DOMAIN, SAMBA_VERSION, domains(SAMBA_DOMAIN))]].concat();
@@ -152,16 +156,35 @@ impl Stored {
         match self.part {
             Part::Whole => Layout::Whole,
             Part::Transposed => Layout::Transposed,
+            Part::Codes | Part::Scales | Part::ZeroPoints => {
+                let Storage::Blocks(grid) = self.storage else { unreachable!("codes are of blocks") };
+                Layout::Blocks { bits: grid.bits(), block: grid.block_len(), zero_points: grid.has_zero_points() }
+            }
         }
     }
 
-    /// The initializer's bytes from the tensor in the format it is stored in.
-    pub fn bytes<'t>(&self, tensor: Tensor<'t>) -> Cow<'t, [u8]> {
-        match self.part {
-            Part::Whole => tensor.bytes,
-            Part::Transposed => turn(&tensor).into(),
+    /// These of a tensor's numbers, taken out.
+    ///
+    /// # Panics
+    /// If the numbers are not stored as [`Stored::storage`] says.
+    pub fn take<'t>(&self, numbers: &mut Numbers<'t>) -> Cow<'t, [u8]> {
+        match (numbers, self.part) {
+            (Numbers::Float(tensor), Part::Whole) => std::mem::take(&mut tensor.bytes),
+            (Numbers::Float(tensor), Part::Transposed) => turn(tensor).into(),
+            (Numbers::Blocks(matrix), Part::Codes) => std::mem::take(&mut matrix.codes),
+            (Numbers::Blocks(matrix), Part::Scales) => std::mem::take(&mut matrix.scales.bytes),
+            (Numbers::Blocks(matrix), Part::ZeroPoints) => std::mem::take(&mut matrix.zero_points),
+            (_, part) => panic!("{}: {part:?} of numbers stored otherwise", self.spec.name),
         }
     }
+}
+
+/// A tensor's numbers, encoded.
+pub enum Numbers<'t> {
+    /// For [`Storage::Float`].
+    Float(Tensor<'t>),
+    /// For [`Storage::Blocks`].
+    Blocks(NBitsMatrix<'t>),
 }
 
 /// The numbers of a matrix of F32, F16 or BF16, columns first.

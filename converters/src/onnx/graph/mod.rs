@@ -54,7 +54,6 @@ pub fn export(plan: &Plan, options: Options, storage: &dyn Fn(&TensorSpec) -> St
         specs,
         storage,
         stored: Vec::new(),
-        loaded: HashMap::new(),
         functions: Vec::new(),
         notes: Vec::new(),
         states: Vec::new(),
@@ -98,8 +97,6 @@ struct Graph<'s> {
     specs: HashMap<String, TensorSpec>,
     storage: &'s dyn Fn(&TensorSpec) -> Storage,
     stored: Vec<Stored>,
-    /// Weights by name, as values of the graph.
-    loaded: HashMap<String, Value>,
     functions: Vec<FunctionProto>,
     notes: Vec<String>,
     /// States to come out, by name.
