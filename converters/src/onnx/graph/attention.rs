@@ -1,11 +1,18 @@
 use super::builder::{Value, dims};
 use super::{BATCH, Graph, LENGTH, PAST, TOTAL};
 use crate::onnx::MICROSOFT_DOMAIN;
+use crate::onnx::node::Attribute;
 use crate::onnx::proto::DataType;
 use tamborim_model::mixers::{Attention, Rope};
 
 /// ONNX Runtime's GroupQueryAttention takes heads of a multiple of so many channels.
 const GQA_HEAD_MULTIPLE: usize = 8;
+
+const GQA: &str = "com.microsoft::GroupQueryAttention";
+
+fn numbers(list: &[(&'static str, usize)]) -> Vec<(&'static str, Attribute)> {
+    list.iter().map(|(name, n)| (*name, (*n).into())).collect()
+}
 
 impl Graph<'_> {
     /// Softmax attention with grouped keys and values.
@@ -25,11 +32,12 @@ impl Graph<'_> {
             q = self.rotate(rope, &q, head_dim);
             k = self.rotate(rope, &k, head_dim);
         }
-        let fused = !self.options.pure && head_dim.is_multiple_of(GQA_HEAD_MULTIPLE);
+        // A window of the token alone has no smaller one, which older versions would need.
+        let fused = !self.options.pure && head_dim.is_multiple_of(GQA_HEAD_MULTIPLE) && a.window != Some(1);
         if !fused && !self.options.pure {
             self.note(format!(
-                "heads of {head_dim} channels do not fit GroupQueryAttention, which takes multiples of {GQA_HEAD_MULTIPLE}: \
-                 attention in standard operators"
+                "heads of {head_dim} channels do not fit GroupQueryAttention, which takes multiples of {GQA_HEAD_MULTIPLE} \
+                 and windows from 2: attention in standard operators"
             ));
         }
         let [past_k, past_v] = ["key", "value"].map(|kind| self.past(kind, dims![groups, PAST, head_dim]));
@@ -53,16 +61,45 @@ impl Graph<'_> {
     fn group_query_attention(&mut self, a: &Attention, [q, k, v]: [&Value; 3], past: [&Value; 2]) -> [Value; 3] {
         let last = self.place.last_positions(&mut self.builder);
         let total = self.place.total_length(&mut self.builder);
-        let mut attributes = vec![("num_heads", a.heads.into()), ("kv_num_heads", a.groups.into())];
-        if let Some(window) = a.window {
-            attributes.push(("local_window_size", window.into()));
-        }
         let all = dims![BATCH, a.groups, TOTAL, a.head_dim];
         let outputs = vec![("y", q.shape.clone()), ("key", all.clone()), ("value", all)];
-        let inputs = [q, k, v, past[0], past[1], &last, &total].map(Some);
-        let values =
-            self.builder.nodes(&format!("{MICROSOFT_DOMAIN}::GroupQueryAttention"), &inputs, outputs, attributes);
+        let inputs = [q, k, v, past[0], past[1], &last, &total];
+        let heads = [("num_heads", a.heads), ("kv_num_heads", a.groups)];
+        let windowed = |window: usize| [&heads[..], &[("local_window_size", window)]].concat();
+        let values = match a.window {
+            None => self.builder.nodes(GQA, &inputs.map(Some), outputs, numbers(&heads)),
+            Some(window) => {
+                let beside = self.counts_window_beside_itself();
+                let attributes = [windowed(window - 1), windowed(window)].map(|list| numbers(&list));
+                self.builder.either(&beside, GQA, &inputs, outputs, attributes)
+            }
+        };
         values.try_into().unwrap_or_else(|_| unreachable!("three outputs give three values"))
+    }
+
+    /// Whether the ONNX Runtime that runs the model counts the window without the token itself: up to 1.23 a window of W
+    /// lets a token see W others, later W - 1. A model must mean the same in all of them, so it asks: of two tokens with
+    /// values 1 and 0, the second sees both or, with a window of 1, itself alone.
+    fn counts_window_beside_itself(&mut self) -> Value {
+        self.place.once(&mut self.builder, "window_beside_itself", |_, g| {
+            const HEAD: usize = GQA_HEAD_MULTIPLE;
+            let new = g.filled("window_probe_new", 0.0, &[1, 1, HEAD]);
+            let [keys, values] = [("keys", 0.0), ("values", 1.0)]
+                .map(|(name, x)| g.filled(&format!("window_probe_past_{name}"), x, &[1, 1, 1, HEAD]));
+            let last = g.ints(&[1]);
+            let last = g.cast(&last, DataType::Int32);
+            let total = g.int(2);
+            let total = g.cast(&total, DataType::Int32);
+            let inputs = [&new, &new, &new, &keys, &values, &last, &total].map(Some);
+            let all = dims![1, 1, 2, HEAD];
+            let outputs = vec![("y", new.shape.clone()), ("key", all.clone()), ("value", all)];
+            let attributes = numbers(&[("num_heads", 1), ("kv_num_heads", 1), ("local_window_size", 1)]);
+            let y = g.nodes(GQA, &inputs, outputs, attributes).swap_remove(0);
+            let keep = vec![("keepdims", 0i64.into())];
+            let most = g.node("ReduceMax", &[&y], keep, DataType::Float, vec![]);
+            let zero = g.float(0.0);
+            g.compare("Greater", &most, &zero)
+        })
     }
 
     /// The same in standard operators.

@@ -108,6 +108,31 @@ impl Builder {
         values
     }
 
+    /// The same node with the first attributes if `condition`, else with the second.
+    pub fn either(
+        &mut self,
+        condition: &Value,
+        operator: &str,
+        inputs: &[&Value],
+        outputs: Vec<(&str, Vec<Dim>)>,
+        attributes: [Vec<(&str, Attribute)>; 2],
+    ) -> Vec<Value> {
+        let inputs: Vec<&str> = inputs.iter().map(|v| v.name.as_str()).collect();
+        let branches = attributes.map(|attributes| {
+            let names: Vec<String> = outputs.iter().map(|(hint, _)| self.fresh(&format!("branch/{hint}"))).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let infos = names.iter().zip(&outputs).map(|(n, (_, shape))| value_info(n, DataType::Float, Some(shape)));
+            Attribute::Graph(GraphProto {
+                output: infos.collect(),
+                node: vec![node(operator, &inputs, &names, attributes)],
+                name: Some("branch".to_owned()),
+                ..GraphProto::default()
+            })
+        });
+        let attributes = ["then_branch", "else_branch"].into_iter().zip(branches).collect();
+        self.nodes("If", &[Some(condition)], outputs, attributes)
+    }
+
     /// A node with one output, which is called after its operator.
     pub fn node(
         &mut self,
@@ -239,10 +264,21 @@ impl Builder {
         self.constant(format!("float_{x:e}"), DataType::Float, &[], x.to_le_bytes().to_vec())
     }
 
+    /// A number of float64.
+    pub fn double(&mut self, x: f64) -> Value {
+        self.constant(format!("double_{x:e}"), DataType::Double, &[], x.to_le_bytes().to_vec())
+    }
+
     /// A list of numbers; equal names mean equal lists.
     pub fn floats(&mut self, name: String, list: &[f32]) -> Value {
         let bytes = list.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.constant(name, DataType::Float, &[list.len()], bytes)
+    }
+
+    /// A tensor of one number throughout; equal names mean equal tensors.
+    pub fn filled(&mut self, name: &str, x: f32, shape: &[usize]) -> Value {
+        let bytes = x.to_le_bytes().repeat(shape.iter().product());
+        self.constant(name.to_owned(), DataType::Float, shape, bytes)
     }
 
     /// The graph, without tensors that are stored elsewhere.

@@ -26,7 +26,7 @@ impl Place {
     }
 
     /// The value of this name, computed by `make` if it is not known yet.
-    fn once(&mut self, g: &mut Builder, name: &str, make: impl FnOnce(&mut Place, &mut Builder) -> Value) -> Value {
+    pub fn once(&mut self, g: &mut Builder, name: &str, make: impl FnOnce(&mut Place, &mut Builder) -> Value) -> Value {
         if let Some(value) = self.known.get(name) {
             return value.clone();
         }
@@ -144,9 +144,9 @@ impl Place {
             let theta = g.floats(format!("{name}_theta"), &theta);
             angles(g, &positions, &theta)
         });
-        ["Cos", "Sin"].map(|operator| {
-            self.once(g, &format!("{name}_{:?}_{operator}", rope.table), |_, g| {
-                let exact = circular(g, operator, &angles);
+        [Circular::Cos, Circular::Sin].map(|function| {
+            self.once(g, &format!("{name}_{:?}_{function:?}", rope.table), |_, g| {
+                let exact = function.of(g, &angles);
                 match rope.table {
                     RopeTable::F32 => exact,
                     RopeTable::Bf16 => {
@@ -169,8 +169,8 @@ impl Place {
             let frequencies = g.floats(format!("chunk_frequencies_{}", frequencies.len()), frequencies);
             angles(g, &places, &frequencies)
         });
-        ["Cos", "Sin"]
-            .map(|operator| self.once(g, &format!("{name}_{operator}"), |_, g| circular(g, operator, &angles)))
+        [Circular::Cos, Circular::Sin]
+            .map(|function| self.once(g, &format!("{name}_{function:?}"), |_, g| function.of(g, &angles)))
     }
 }
 
@@ -181,7 +181,25 @@ fn angles(g: &mut Builder, positions: &Value, frequencies: &Value) -> Value {
     g.cast(&angles, DataType::Double)
 }
 
-fn circular(g: &mut Builder, operator: &str, angles: &Value) -> Value {
-    let exact = g.unary(operator, angles);
-    g.cast(&exact, DataType::Float)
+/// A function of angles in float64.
+#[derive(Clone, Copy, Debug)]
+enum Circular {
+    Cos,
+    Sin,
+}
+
+impl Circular {
+    /// Its value, rounded to float32.
+    fn of(self, g: &mut Builder, angles: &Value) -> Value {
+        let exact = match self {
+            Circular::Sin => g.unary("Sin", angles),
+            // Older versions of ONNX Runtime (1.23) have no cosine of float64: a sine a quarter turn on.
+            Circular::Cos => {
+                let quarter = g.double(std::f64::consts::FRAC_PI_2);
+                let turned = g.binary("Add", angles, &quarter);
+                g.unary("Sin", &turned)
+            }
+        };
+        g.cast(&exact, DataType::Float)
+    }
 }
