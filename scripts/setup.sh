@@ -4,6 +4,7 @@
 #   need_build    a C compiler, and cargo of the version that Cargo.toml asks for
 #   need_lint     cargo fmt and cargo clippy
 #   need_cxx      g++ and python3, for the stand-in for the CUDA driver; returns 1 where they cannot be had
+#   need_chromium Chromium, for looking at the report's page; returns 1 where it cannot be had
 #   need_python   python3 that can make virtual environments; returns 1 where there is none
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -60,6 +61,11 @@ need_cxx() {
     command -v g++ > /dev/null || apt_install g++ || true
     command -v python3 > /dev/null || apt_install python3 || true
     command -v g++ > /dev/null && command -v python3 > /dev/null
+}
+
+need_chromium() {
+    command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+        || apt_install chromium fonts-dejavu-core
 }
 
 need_python() {

@@ -7,9 +7,11 @@ set -euo pipefail
 need_build
 need_lint
 
-# The formats' own libraries read and run our files in some tests, which are skipped where there are none.
+# The formats' own libraries read and run our files in some tests, jsonschema holds the report to its schema, playwright and
+# Chromium look at its page; these tests are skipped where there are none.
 if [ -z "${TAMBORIM_PYTHON:-}" ]; then
     pinned="gguf==0.19.0 numpy==2.4.6 safetensors==0.8.0 onnx==1.23.2 onnxruntime==1.31.1 onnxruntime-genai==0.18.0"
+    pinned="$pinned jsonschema==4.26.0 playwright==1.65.2"
     python=$PWD/.venv/bin/python
     if [ "$(cat .venv/pinned 2> /dev/null)" != "$pinned" ]; then
         say "Python packages for the tests: $pinned"
@@ -20,9 +22,10 @@ if [ -z "${TAMBORIM_PYTHON:-}" ]; then
     if [ -f .venv/pinned ] && "$python" -c 'import gguf, onnx, onnxruntime, onnxruntime_genai' 2> /dev/null; then
         export TAMBORIM_PYTHON=$python
     else
-        say "no Python with $pinned here: the tests that read and run our files with them are skipped"
+        say "no Python with $pinned here: the tests that need it are skipped"
     fi
 fi
+need_chromium || say "no Chromium here: nobody looks at the report's page"
 
 # The CUDA kernels: what is checked in must be what their sources compile to. Needs one pinned package and no GPU.
 nvrtc=nvidia-cuda-nvrtc-cu12==12.9.86

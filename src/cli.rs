@@ -208,8 +208,9 @@ pub struct Quantize {
 pub struct Verify {
     /// The model to be true to
     pub reference: PathBuf,
-    /// The model to judge
-    pub candidate: PathBuf,
+    /// The model to judge; of several, one report compares them
+    #[arg(required = true, value_name = "CANDIDATE")]
+    pub candidates: Vec<PathBuf>,
     /// Text: .jsonl, .jsonl.zst, .parquet, .txt, packed tokens .bin, or token lists .json
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub data: Vec<PathBuf>,
@@ -223,9 +224,15 @@ pub struct Verify {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub open: Open,
-    /// Write report.json into this folder
+    /// Look closer, and write report.html, report.md and report.json into this folder
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Text that both models continue in the report, any number of them; default: beginnings of documents of the data
+    #[arg(long = "prompt", value_name = "TEXT", requires = "report")]
+    pub prompts: Vec<String>,
+    /// Hide a number at five depths of texts of so many tokens, and ask both models for it: 4096,65536,262144
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    pub passkey: Vec<usize>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

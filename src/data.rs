@@ -12,6 +12,8 @@ pub struct Tokens {
     /// Index into `domain_names`, for each token.
     pub domains: Vec<u16>,
     pub domain_names: Vec<String>,
+    /// Where documents begin.
+    pub documents: Vec<usize>,
 }
 
 /// Documents to tokens, with a tokenizer that is asked for at the first text.
@@ -43,7 +45,7 @@ impl<T: Fn() -> Result<Tokenizer>> Encoder<T> {
 impl Tokens {
     /// No tokens yet.
     pub fn new() -> Tokens {
-        Tokens { ids: Vec::new(), domains: Vec::new(), domain_names: Vec::new() }
+        Tokens { ids: Vec::new(), domains: Vec::new(), domain_names: Vec::new(), documents: Vec::new() }
     }
 
     /// The first `limit` tokens of `files`. The tokenizer is asked for at the first text document.
@@ -80,6 +82,7 @@ impl Tokens {
             self.domain_names.len() - 1
         });
         let domain = u16::try_from(domain).map_err(|_| "data: expected at most 65536 domains, found more")?;
+        self.documents.push(self.ids.len());
         self.ids.extend_from_slice(ids);
         self.domains.resize(self.ids.len(), domain);
         Ok(())

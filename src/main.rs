@@ -9,6 +9,7 @@ mod output;
 mod pipeline;
 mod progress;
 mod random;
+mod report;
 mod source;
 
 use std::process::ExitCode;

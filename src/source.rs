@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::cli::Open;
-use crate::pipeline::report::ModelFacts;
+use crate::report::ModelFacts;
 use std::path::{Path, PathBuf};
 use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::{self, GgufFile, GgufModel};

@@ -229,8 +229,8 @@ pub trait Backend: Sized {
 
     /// Columns `range` of every row.
     fn columns(&self, x: &Self::Rows, range: Range<usize>) -> Self::Rows;
-    /// The last row.
-    fn last_row(&self, x: &Self::Rows) -> Self::Rows;
+    /// Row `t`.
+    fn row(&self, x: &Self::Rows, t: usize) -> Self::Rows;
     /// `x = silu(x)`.
     fn silu(&self, x: &mut Self::Rows) -> Result<()>;
     /// `silu(gate) * x`.

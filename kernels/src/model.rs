@@ -117,10 +117,7 @@ impl<'a, B: Backend> Model<'a, B> {
         logits: Logits,
         mut sink: impl FnMut(B::Rows) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let vocab_size = self.plan.padded_vocab_size;
-        if let Some(i) = tokens.iter().position(|t| *t as usize >= vocab_size) {
-            return Err(Error::Token { token: tokens[i], position: state.position + i as u64, vocab_size }.into());
-        }
+        self.check(tokens, state)?;
         let mut chunks = tokens.chunks(self.backend.chunk()).peekable();
         while let Some(chunk) = chunks.next() {
             let wanted = match logits {
@@ -134,9 +131,45 @@ impl<'a, B: Backend> Model<'a, B> {
         Ok(())
     }
 
-    /// One chunk, and its logits where they are wanted.
-    fn advance(&self, tokens: &[u32], state: &mut State<B>, logits: Option<Logits>) -> Result<Option<B::Rows>> {
-        let State { position, mixers, place, last_place, recording } = state;
+    /// Runs `tokens` after `state`, which moves on, without logits, and hands the residual stream (tokens, d_model) after
+    /// each block of the plan to `sink`, chunk by chunk.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn hidden<E: From<Error>>(
+        &self,
+        tokens: &[u32],
+        state: &mut State<B>,
+        mut sink: impl FnMut(usize, &B::Rows) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.check(tokens, state)?;
+        for chunk in tokens.chunks(self.backend.chunk()) {
+            self.prepare(chunk, state)?;
+            let State { mixers, place: Some(place), .. } = &mut *state else { unreachable!("it was just set") };
+            let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+            let mut from = 0;
+            for (i, block) in self.plan.blocks.iter().enumerate() {
+                let to = from + block.branches.len();
+                self.walk(from..to, &mut r, place, &mut memory, mixers)?;
+                sink(i, &r)?;
+                from = to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every token is one that the model knows.
+    fn check(&self, tokens: &[u32], state: &State<B>) -> Result<()> {
+        let vocab_size = self.plan.padded_vocab_size;
+        match tokens.iter().position(|t| *t as usize >= vocab_size) {
+            Some(i) => Err(Error::Token { token: tokens[i], position: state.position + i as u64, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves `state` beyond a chunk: makes room for its tokens and puts them in their place.
+    fn prepare(&self, tokens: &[u32], state: &mut State<B>) -> Result<()> {
+        let State { position, mixers, place, recording, .. } = state;
         let end = *position + tokens.len() as u64;
         let mut moved = false;
         for (branch, mixer) in self.branches.iter().zip(mixers.iter_mut()) {
@@ -146,10 +179,18 @@ impl<'a, B: Backend> Model<'a, B> {
             *recording = B::Recording::default();
         }
         self.backend.set_place(place, tokens, *position)?;
+        *position = end;
+        Ok(())
+    }
+
+    /// One chunk, and its logits where they are wanted.
+    fn advance(&self, tokens: &[u32], state: &mut State<B>, logits: Option<Logits>) -> Result<Option<B::Rows>> {
+        self.prepare(tokens, state)?;
+        let State { position, mixers, place, last_place, recording } = state;
         let Some(place) = place else { unreachable!("it was just set") };
         let last = match (logits, tokens) {
             (Some(Logits::Last), [_, .., last]) => {
-                self.backend.set_place(last_place, &[*last], end - 1)?;
+                self.backend.set_place(last_place, &[*last], *position - 1)?;
                 last_place.as_ref()
             }
             _ => None,
@@ -158,16 +199,19 @@ impl<'a, B: Backend> Model<'a, B> {
             let (states, tail) = (&mut mixers[..], self.tail);
             let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
             self.walk(0..tail, &mut r, place, &mut memory, states)?;
-            let Some(which) = logits else { return Ok(None) };
+            if logits.is_none() {
+                return Ok(None);
+            }
             // Nothing of what follows is of use to later tokens.
             if last.is_some() {
-                r = self.backend.last_row(&r);
-                memory = memory.map(|rows| self.backend.last_row(&rows));
+                let row = tokens.len() - 1;
+                r = self.backend.row(&r, row);
+                memory = memory.map(|rows| self.backend.row(&rows, row));
             }
             self.walk(tail..self.branches.len(), &mut r, last.unwrap_or(place), &mut memory, states)?;
-            self.logits(&r, which).map(Some)
+            let head = self.head.as_ref().unwrap_or(&self.embedding);
+            self.backend.project_logits(&self.final_norm, head, &r).map(Some)
         };
-        *position = end;
         match (tokens.len(), logits) {
             (1, Some(_)) => {
                 let one = || walk().map(|rows| rows.unwrap_or_else(|| unreachable!("logits were asked for")));
@@ -193,13 +237,5 @@ impl<'a, B: Backend> Model<'a, B> {
             self.branches[i].mixer.forward(self.backend, &self.branches[i].norm, r, &mut pass, state)?;
         }
         Ok(())
-    }
-
-    fn logits(&self, r: &B::Rows, which: Logits) -> Result<B::Rows> {
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
-        match which {
-            Logits::All => self.backend.project_logits(&self.final_norm, head, r),
-            Logits::Last => self.backend.project_logits(&self.final_norm, head, &self.backend.last_row(r)),
-        }
     }
 }

@@ -195,8 +195,8 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.columns(x, range)
     }
 
-    fn last_row(&self, x: &B::Rows) -> B::Rows {
-        self.inner.last_row(x)
+    fn row(&self, x: &B::Rows, t: usize) -> B::Rows {
+        self.inner.row(x, t)
     }
 
     fn silu(&self, x: &mut B::Rows) -> Result<()> {

@@ -35,8 +35,8 @@ def main():
             print(f"verify on {device}: {report['positions']} positions in windows of {report['context']}, mean KLD "
                   f"{report['kld']['mean']:.6g}, largest logit difference {report['max_abs_logit_difference']:.6g}, "
                   f"{report['seconds']:.1f} s")
-            if mode := report.get("fast_mode"):
-                print(f"    fast mode beside exact: mean KLD {mode['kld_mean']:.6g}, largest {mode['kld_max']:.4g}, "
+            for mode in report["noise_floor"]:
+                print(f"    runtime's noise, {mode['between'].replace('_', ' ')}: mean KLD {mode['kld_mean']:.6g}, largest {mode['kld_max']:.4g}, "
                       f"same next token {mode['top1_agreement']:.2%}")
     for name, error in ((parts.get("peers") or {}).get("errors") or {}).items():
         print(f"peer {name}: {error[:200]}")

@@ -2,9 +2,8 @@ use crate::cli::{Demo, Open};
 use crate::commands::generate::generate;
 use crate::data::Tokens;
 use crate::output::{bytes, table};
-use crate::pipeline::parity::compare;
+use crate::pipeline::parity::{Settings, compare};
 use crate::pipeline::quantize::Plan;
-use crate::pipeline::report::Thresholds;
 use crate::pipeline::write::{nearest, write_gguf};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
@@ -53,10 +52,10 @@ pub fn run(args: &Demo) -> Result<Outcome> {
     let (mut rows, mut samples) = (vec![size_row(&reference)?], vec![("reference", sample(&reference)?)]);
     for (label, name) in [("int8", "samba-int8.gguf"), ("int4", "samba-int4.gguf")] {
         step(&format!("verify {} {} --data {} --context {CONTEXT}", at("samba.gguf"), at(name), at("page.txt")));
-        let candidate = open(name)?;
-        let thresholds = Thresholds { max_kld: None, min_top1: None, max_ppl_ratio: None };
-        let r = compare(&Cpu, &reference, &candidate, &tokens, CONTEXT, thresholds, None)?;
-        let mut row = size_row(&candidate)?;
+        let candidate = [open(name)?];
+        let settings = Settings { context: CONTEXT, ..Settings::default() };
+        let r = &compare(&Cpu, &reference, &candidate, &tokens, &settings)?[0];
+        let mut row = size_row(&candidate[0])?;
         row.truncate(3);
         row.extend([
             format!("{:.5}", r.kld.mean),
@@ -67,7 +66,7 @@ pub fn run(args: &Demo) -> Result<Outcome> {
         // The reference's own perplexity comes with every comparison.
         rows[0][5] = format!("{:.3}", r.perplexity.reference);
         rows.push(row);
-        samples.push((label, sample(&candidate)?));
+        samples.push((label, sample(&candidate[0])?));
     }
     println!();
     let header = ["", ">size", ">bits/weight", ">KLD (nats)", ">same next token", ">perplexity", ">ratio"];

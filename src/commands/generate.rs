@@ -1,11 +1,12 @@
 use crate::cli::Generate;
 use crate::device::{Mode, on_device};
+use crate::pipeline::decode::decode;
 use crate::pipeline::runner::Runner;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::io::Write;
+use tamborim_kernels::Backend;
 use tamborim_kernels::sample::{Sampler, Sampling};
-use tamborim_kernels::{Backend, Logits};
 
 pub fn run(args: &Generate) -> Result<Outcome> {
     let model = OpenModel::open(&args.model, &args.open)?;
@@ -39,35 +40,24 @@ pub fn generate<B: Backend>(
     model: &OpenModel,
     prompt: &str,
     n: usize,
-    mut sampler: Sampler,
+    sampler: Sampler,
     mut grown: impl FnMut(&str),
 ) -> Result<String> {
     let tokenizer = model.tokenizer()?;
     let runtime = Runner::load(backend, model)?;
-    let vocab_size = runtime.plan().vocab_size;
-    let mut next: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)).collect();
-    if next.is_empty() {
+    let ids: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)).collect();
+    if ids.is_empty() {
         return Err("--prompt: expected text, found none, and the tokenizer has no token to begin with".into());
     }
-    let mut sequence = runtime.start()?;
     // The decoder goes over the prompt first: whether a leading space is kept depends on what came before.
     let mut decoder = tokenizer.decoder();
-    next.iter().for_each(|id| decoder.push(*id, &mut String::new()));
+    ids.iter().for_each(|id| decoder.push(*id, &mut String::new()));
     let mut text = String::new();
     grown(&text);
-    for _ in 0..n {
-        let mut token = 0;
-        sequence.forward(&next, Logits::Last, |logits| {
-            token = sampler.next(&backend.read(&logits)?[..vocab_size]);
-            Ok(())
-        })?;
-        if Some(token) == tokenizer.eos() {
-            break;
-        }
+    decode(&runtime, &ids, n, sampler, tokenizer.eos(), |token| {
         decoder.push(token, &mut text);
         grown(&text);
-        next = vec![token];
-    }
+    })?;
     decoder.finish(&mut text);
     grown(&text);
     Ok(text)

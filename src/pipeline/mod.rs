@@ -1,11 +1,11 @@
 //! What joins readers, quantizer, runtime and writers.
 
 pub mod calibrate;
+pub mod decode;
 pub mod fingerprint;
 pub mod parity;
 pub mod quantize;
 pub mod quantize_onnx;
-pub mod report;
 pub mod runner;
 pub mod sampling;
 pub mod sensitivity;

@@ -38,6 +38,14 @@ impl<'a, B: Backend> Runner<'a, B> {
         Ok(Runner::Own(Model::load(backend, source)?))
     }
 
+    /// The model, where our own runtime runs it: what is inside can be looked at.
+    pub fn model(&self) -> Option<&Model<'a, B>> {
+        match self {
+            Runner::Own(model) => Some(model),
+            Runner::OnnxRuntime { .. } => None,
+        }
+    }
+
     /// What its logits are rows of.
     pub fn backend(&self) -> &'a B {
         match self {
@@ -83,8 +91,8 @@ impl<'a, B: Backend> Runner<'a, B> {
 }
 
 /// What models compute on, in words.
-pub fn devices<B: Backend>(models: &[Runner<'_, B>]) -> Result<String> {
-    let mut devices = models.iter().map(Runner::describe).collect::<Result<Vec<_>>>()?;
+pub fn devices<B: Backend>(models: [&Runner<'_, B>; 2]) -> Result<String> {
+    let mut devices = models.into_iter().map(Runner::describe).collect::<Result<Vec<_>>>()?;
     devices.dedup();
     Ok(devices.join(", "))
 }

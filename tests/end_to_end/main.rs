@@ -13,4 +13,5 @@ mod inspect;
 mod logits;
 mod onnxruntime;
 mod quantize;
+mod report;
 mod verify;

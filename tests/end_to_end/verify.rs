@@ -101,7 +101,8 @@ fn the_report_has_the_fields_that_the_design_promises() {
     for model in ["reference", "candidate"] {
         has(&r[model], &["path", "format", "bits_per_weight", "bytes"]);
     }
-    has(&r["kld"], &["mean", "stderr", "median", "p90", "p99", "p999", "max"]);
+    has(&r["statistics"], &["unit", "blocks", "resamples", "confidence"]);
+    has(&r["kld"], &["mean", "stderr", "interval", "median", "p90", "p99", "p999", "max"]);
     has(&r["perplexity"], &["reference", "candidate", "ratio", "ratio_stderr"]);
     has(&r["by_domain"][0], &["name", "positions", "kld_mean", "top1_agreement", "perplexity_ratio"]);
     has(&r["by_position"][0], &["from", "to", "kld_mean", "top1_agreement"]);
@@ -265,17 +266,6 @@ fn text_comes_in_every_form() {
 }
 
 #[test]
-fn report_json_is_what_json_prints() {
-    let dir = temp();
-    let q8 = quantized("q8_0", dir.path());
-    let folder = dir.path().join("new/report");
-    let more = ["--tokens", "64", "--report", folder.to_str().expect("a path")];
-    let printed = report(&demo_model(), &q8, &page(), &more);
-    let written = std::fs::read(folder.join("report.json")).expect("report.json");
-    assert_eq!(serde_json::from_slice::<Value>(&written).expect("JSON"), printed);
-}
-
-#[test]
 fn what_cannot_be_compared_is_refused() {
     let dir = temp();
     let tiny = fixture("lit/samba_gqa2/checkpoint.pth");
@@ -349,7 +339,6 @@ fn an_independent_evaluator_finds_the_same() {
             assert_eq!(r["positions"], truth["positions"]);
             for (found, expected) in [
                 (&r["kld"]["mean"], &truth["kld_mean"]),
-                (&r["kld"]["stderr"], &truth["kld_stderr"]),
                 (&r["kld"]["median"], &truth["kld_median"]),
                 (&r["kld"]["p99"], &truth["kld_p99"]),
                 (&r["top1_agreement"], &truth["top1"]),
@@ -361,6 +350,9 @@ fn an_independent_evaluator_finds_the_same() {
                 println!("{format}: {found} {expected}");
                 assert!((found / expected - 1.0).abs() < 5e-4, "{format}: {found}, independently {expected}");
             }
+            // Ours is that of pieces of text, not of single positions: of the same order where neighbours hardly depend.
+            let ratio = number(&r["kld"]["stderr"]) / number(&truth["kld_stderr"]);
+            assert!((0.5..3.0).contains(&ratio), "{format}: {ratio}");
         }
     }
 }

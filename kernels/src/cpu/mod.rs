@@ -150,8 +150,8 @@ impl Backend for Cpu {
         x.columns(range)
     }
 
-    fn last_row(&self, x: &Rows) -> Rows {
-        Rows { data: x.row(x.rows() - 1).to_vec(), cols: x.cols }
+    fn row(&self, x: &Rows, t: usize) -> Rows {
+        Rows { data: x.row(t).to_vec(), cols: x.cols }
     }
 
     fn silu(&self, x: &mut Rows) -> Result<()> {

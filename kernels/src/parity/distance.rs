@@ -62,6 +62,22 @@ pub fn distances(
         .collect()
 }
 
+/// A token and its probability.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likely {
+    /// Its id.
+    pub token: u32,
+    /// Softmax over the row that it was found in.
+    pub probability: f64,
+}
+
+/// The five likeliest tokens of a row of logits over the true vocabulary, likeliest first; fewer of a smaller vocabulary.
+pub fn likeliest(logits: &[f32]) -> Vec<Likely> {
+    let log_z = log_sum_exp(logits);
+    let found = top::<5>(logits).into_iter().filter(|t| *t < logits.len());
+    found.map(|t| Likely { token: t as u32, probability: (f64::from(logits[t]) - log_z).exp() }).collect()
+}
+
 fn log_sum_exp(x: &[f32]) -> f64 {
     let max = f64::from(x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)));
     max + x.iter().map(|x| (f64::from(*x) - max).exp()).sum::<f64>().ln()
@@ -103,6 +119,13 @@ mod tests {
         let truth = p * (p / q).ln() + (1.0 - p) * ((1.0 - p) / (1.0 - q)).ln();
         assert!((d.kld - truth).abs() < 1e-7);
         assert!((d.reference_nll + 0.25f64.ln()).abs() < 1e-7 && (d.candidate_nll - 2f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_likeliest_tokens_of_three() {
+        let found = likeliest(&[0.5f64.ln() as f32, 0.2f64.ln() as f32, 0.3f64.ln() as f32]);
+        assert_eq!(found.iter().map(|l| l.token).collect::<Vec<_>>(), [0, 2, 1]);
+        assert!(found.iter().zip([0.5, 0.3, 0.2]).all(|(l, p)| (l.probability - p).abs() < 1e-7), "{found:?}");
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! How far apart two models are: at one position, and over many.
 
+mod blocks;
 mod distance;
+mod relative;
+mod resample;
 mod statistics;
 
-pub use distance::{Distance, distance, distances};
-pub use statistics::{Spread, Summary, mean_and_stderr, spread, summarize};
+pub use blocks::Blocks;
+pub use distance::{Distance, Likely, distance, distances, likeliest};
+pub use relative::RelativeError;
+pub use resample::{CONFIDENCE, RESAMPLES, Uncertainty};
+pub use statistics::{Bin, Spread, Summary, log_histogram, perplexities, summarize};

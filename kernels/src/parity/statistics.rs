@@ -1,12 +1,11 @@
 use super::Distance;
+use super::resample::{Uncertainty, uncertainties};
 
 /// How a number is spread over positions. Quantiles interpolate linearly between neighbours, as numpy's do.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,
-    /// Standard error of the mean, positions taken as independent.
-    pub stderr: f64,
     /// 50 % are below.
     pub median: f64,
     /// 90 % are below.
@@ -24,8 +23,12 @@ pub struct Spread {
 pub struct Summary {
     /// KL(reference || candidate), nats.
     pub kld: Spread,
+    /// How sure its mean is.
+    pub kld_uncertainty: Uncertainty,
     /// Share of positions with the same likeliest token.
     pub top1_agreement: f64,
+    /// How sure that is.
+    pub top1_uncertainty: Uncertainty,
     /// Mean share of the reference's five likeliest tokens among the candidate's five.
     pub top5_agreement: f64,
     /// exp of the mean negative log likelihood of the text.
@@ -34,8 +37,8 @@ pub struct Summary {
     pub candidate_perplexity: f64,
     /// Candidate's over reference's: exp of the mean difference.
     pub perplexity_ratio: f64,
-    /// Standard error of the ratio, to first order.
-    pub perplexity_ratio_stderr: f64,
+    /// How sure that is.
+    pub perplexity_ratio_uncertainty: Uncertainty,
     /// Largest difference of any two logits.
     pub max_difference: f64,
     /// Root of the mean squared difference of logits.
@@ -46,46 +49,98 @@ pub struct Summary {
 pub fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
-    let (mean, stderr) = mean_and_stderr(sorted.iter().copied());
-    let quantile = |q: f64| {
-        let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-        let at = q * last as f64;
-        let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-        below + (above - below) * at.fract()
-    };
     Spread {
-        mean,
-        stderr,
-        median: quantile(0.5),
-        p90: quantile(0.9),
-        p99: quantile(0.99),
-        p999: quantile(0.999),
-        max: quantile(1.0),
+        mean: mean(sorted.iter().copied()),
+        median: quantile(&sorted, 0.5),
+        p90: quantile(&sorted, 0.9),
+        p99: quantile(&sorted, 0.99),
+        p999: quantile(&sorted, 0.999),
+        max: quantile(&sorted, 1.0),
     }
 }
 
-/// Mean, and its standard error (population deviation over the root of the count); zeros for none.
-pub fn mean_and_stderr(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let n = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / n;
-    let variance = values.map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-    (mean, (variance / n).sqrt())
+/// The number that a share `q` of sorted numbers is below; 0 of none.
+pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let at = q * last as f64;
+    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    below + (above - below) * at.fract()
 }
 
-/// [`Summary`] of positions; of none, zeros and ratios of 1.
-pub fn summarize(positions: &[Distance]) -> Summary {
-    let mean = |f: fn(&Distance) -> f64| mean_and_stderr(positions.iter().map(f));
-    let (log_ratio, log_ratio_stderr) = mean(|d| d.candidate_nll - d.reference_nll);
-    let perplexity_ratio = log_ratio.exp();
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, n) = values.fold((0.0, 0u64), |(sum, n), v| (sum + v, n + 1));
+    sum / n.max(1) as f64
+}
+
+/// exp of the mean negative log likelihood of the text, under the reference and under the candidate.
+pub fn perplexities<'d>(positions: impl Iterator<Item = &'d Distance> + Clone) -> [f64; 2] {
+    [mean(positions.clone().map(|d| d.reference_nll)).exp(), mean(positions.map(|d| d.candidate_nll)).exp()]
+}
+
+/// [`Summary`] of positions, which are in `blocks` of text; of none, zeros and ratios of 1.
+pub fn summarize(positions: &[Distance], blocks: &[u32]) -> Summary {
+    let mean = |f: fn(&Distance) -> f64| mean(positions.iter().map(f));
+    let [reference_perplexity, candidate_perplexity] = perplexities(positions.iter());
+    let [kld_uncertainty, top1_uncertainty, perplexity_ratio_uncertainty] = uncertainties(positions, blocks);
     Summary {
         kld: spread(positions.iter().map(|d| d.kld)),
-        top1_agreement: mean(|d| f64::from(u8::from(d.same_top1))).0,
-        top5_agreement: mean(|d| d.top5_overlap).0,
-        reference_perplexity: mean(|d| d.reference_nll).0.exp(),
-        candidate_perplexity: mean(|d| d.candidate_nll).0.exp(),
-        perplexity_ratio,
-        perplexity_ratio_stderr: perplexity_ratio * log_ratio_stderr,
+        kld_uncertainty,
+        top1_agreement: mean(|d| f64::from(u8::from(d.same_top1))),
+        top1_uncertainty,
+        top5_agreement: mean(|d| d.top5_overlap),
+        reference_perplexity,
+        candidate_perplexity,
+        perplexity_ratio: mean(|d| d.candidate_nll - d.reference_nll).exp(),
+        perplexity_ratio_uncertainty,
         max_difference: positions.iter().map(|d| f64::from(d.max_difference)).fold(0.0, f64::max),
-        rms_difference: mean(|d| d.mean_square_difference).0.sqrt(),
+        rms_difference: mean(|d| d.mean_square_difference).sqrt(),
+    }
+}
+
+/// How many values lie between two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bin {
+    /// Included.
+    pub from: f64,
+    /// Excluded.
+    pub to: f64,
+    /// Values in between.
+    pub count: usize,
+}
+
+/// Bins of a decade.
+const BINS: i32 = 5;
+/// Decades below 1 that have bins; what is smaller, zeros included, shares the first.
+const DECADES: i32 = 12;
+
+/// Values that are not negative, in bins of equal width on a logarithmic scale, from the first to the last that holds any.
+pub fn log_histogram(values: impl Iterator<Item = f64>) -> Vec<Bin> {
+    let edge =
+        |bin: i32| if bin == 0 { 0.0 } else { 10f64.powf(f64::from(bin) / f64::from(BINS) - f64::from(DECADES)) };
+    let mut counts: Vec<usize> = Vec::new();
+    for value in values {
+        let bin = ((value.log10() + f64::from(DECADES)) * f64::from(BINS)).floor().max(0.0) as usize;
+        counts.resize(counts.len().max(bin + 1), 0);
+        counts[bin] += 1;
+    }
+    let bins = counts.iter().zip(0..).map(|(count, i)| Bin { from: edge(i), to: edge(i + 1), count: *count });
+    bins.skip_while(|bin| bin.count == 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_in_its_bin() {
+        let values = [0.0, 1e-14, 2e-6, 0.0031, 0.0032, 0.5, 7.0];
+        let bins = log_histogram(values.into_iter());
+        assert_eq!(bins.iter().map(|b| b.count).sum::<usize>(), values.len());
+        assert_eq!((bins[0].from, bins[0].count), (0.0, 2));
+        for value in values {
+            assert_eq!(bins.iter().filter(|b| (b.from..b.to).contains(&value) && b.count > 0).count(), 1, "{value}");
+        }
+        assert!(bins.windows(2).all(|pair| pair[0].to == pair[1].from));
+        assert!(log_histogram([1.0].into_iter()).len() == 1 && log_histogram([].into_iter()).is_empty());
     }
 }
