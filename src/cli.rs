@@ -323,7 +323,8 @@ pub struct Bench {
     /// Time single GPU kernels at the sizes of Samba_1.3B instead
     #[arg(long, conflicts_with_all = ["random", "model"])]
     pub kernels: bool,
-    /// Measure a model of random weights instead: an official name (Samba_1.3B, ...) or a JSON file of config fields
+    /// Measure a model of random weights instead: an official name (Samba_1.3B, ...), a JSON file of config fields or a
+    /// Hugging Face config.json
     #[arg(long, value_name = "NAME|FILE")]
     pub random: Option<String>,
     /// Type of the random weights: as for quantize

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use std::path::Path;
+use tamborim_converters::is_hugging_face;
 use tamborim_model::{Config, Plan, Role, ShapeHints, TensorSpec, official};
 use tamborim_quant::{Format, Recipe, SourceError, Tensor, TensorSource};
 
@@ -17,16 +18,24 @@ pub struct RandomModel {
 }
 
 impl RandomModel {
-    /// Of an official configuration or a JSON file of configuration fields, in the formats of `recipe`.
+    /// Of an official configuration, a JSON file of configuration fields or a Hugging Face `config.json`, in the formats of
+    /// `recipe`.
     pub fn new(config: &str, recipe: Recipe) -> Result<RandomModel> {
-        let config = match Path::new(config).is_file() {
+        let plan = match Path::new(config).is_file() {
             true => {
                 let text = std::fs::read_to_string(config).map_err(|e| format!("{config}: {e}"))?;
-                Config::from_json(&text, &ShapeHints::default()).map_err(|e| format!("{config}: {e}"))?
+                let plan = match is_hugging_face(&text) {
+                    true => Plan::from_hugging_face(&text, &[]),
+                    false => Config::from_json(&text, &ShapeHints::default()).and_then(|c| Plan::from_config(&c)),
+                };
+                plan.map_err(|e| format!("{config}: {e}"))?
             }
-            false => official::config(config).map_err(|e| format!("--random {config}: {e}"))?,
+            false => {
+                let plan = official::config(config).and_then(|c| Plan::from_config(&c));
+                plan.map_err(|e| format!("--random {config}: {e}"))?
+            }
         };
-        Ok(RandomModel { plan: Plan::from_config(&config)?, recipe })
+        Ok(RandomModel { plan, recipe })
     }
 }
 
@@ -53,7 +62,7 @@ impl TensorSource for RandomModel {
                 Role::SsmDtBias => normal() - 5.0,
                 Role::Norm | Role::SsmD => 1.0,
                 Role::SsmConv | Role::AttnConv => 0.5 * normal(),
-                Role::Bias => 0.1 * normal(),
+                Role::Bias | Role::AttnLambda => 0.1 * normal(),
                 _ => scale * normal(),
             })
             .collect();

@@ -79,8 +79,8 @@ fn described_by_file(checkpoint: &dyn Checkpoint, file: &Path) -> Result<Descrip
     Ok(Description { plan, naming, origin })
 }
 
-/// Hugging Face's files name a `model_type`; the training code's have no such field.
-fn is_hugging_face(text: &str) -> bool {
+/// Whether a `config.json` is Hugging Face's: those name a `model_type`; the training code's have no such field.
+pub fn is_hugging_face(text: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct ModelType {
         #[allow(dead_code)]

@@ -23,6 +23,7 @@ pub mod text;
 pub use atomic::AtomicFile;
 pub use canonical::CheckpointModel;
 pub use checkpoint::Checkpoint;
+pub use config::is_hugging_face;
 pub use error::{Error, Result};
 pub use open::open_checkpoint;
 pub use safetensors_writer::SafetensorsWriter;

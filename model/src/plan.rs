@@ -219,6 +219,19 @@ impl Plan {
         self.tensors().iter().map(TensorSpec::elements).sum()
     }
 
+    /// The share of the blocks' multiplications by weights that a prefill makes for the last token alone, since nothing that comes
+    /// that late leaves anything behind for later tokens: 0 to 1.
+    pub fn last_token_share(&self) -> f64 {
+        let (mut all, mut tail) = (0, 0);
+        for (i, branch) in self.blocks.iter().enumerate().flat_map(|(i, b)| b.branches.iter().map(move |b| (i, b))) {
+            let linear = branch_tensors(i, branch, self.d_model).into_iter().filter(|t| t.role.is_linear());
+            let weights: usize = linear.map(|t| t.elements()).sum();
+            all += weights;
+            tail = if branch.mixer.has_state() { 0 } else { tail + weights };
+        }
+        tail as f64 / all.max(1) as f64
+    }
+
     /// The plan in one line a block: `0  Mamba, ...  ->  SwiGLU, ...`.
     pub fn diagram(&self) -> Vec<String> {
         self.blocks

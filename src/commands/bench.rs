@@ -60,6 +60,8 @@ struct Measured {
     parameters: usize,
     /// Tokens that precede the decoded ones.
     depth: usize,
+    /// What of the blocks' multiplications prefill makes for the last token alone: 0 to 1.
+    last_token_share: f64,
     speeds: Vec<Speed>,
 }
 
@@ -108,7 +110,13 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
     };
     let speeds = vec![speed("prefill", prompt.len(), prefill), speed("decode", continuation.len(), decode)];
     let plan = runtime.plan();
-    let measured = Measured { device: runtime.describe()?, parameters: plan.parameters(), depth: args.depth, speeds };
+    let measured = Measured {
+        device: runtime.describe()?,
+        parameters: plan.parameters(),
+        depth: args.depth,
+        last_token_share: plan.last_token_share(),
+        speeds,
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&measured)?);
         return Ok(Outcome::Done);
@@ -118,6 +126,10 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
         vec![s.name.to_owned(), s.tokens.to_string(), median, range]
     });
     println!("{}, {:.1} M parameters", measured.device, measured.parameters as f64 / 1e6);
+    println!(
+        "{:.1} % of prefill's multiplications are made for the last token alone",
+        100.0 * measured.last_token_share
+    );
     print!("{}", table(&["", ">tokens", ">tokens/s (median)", ">range"], rows.collect()));
     Ok(Outcome::Done)
 }

@@ -56,10 +56,11 @@ impl Facts<'_> {
             ("parameters".to_owned(), json!(plan.parameters())),
             ("bits per weight".to_owned(), json!(model.facts()?.bits_per_weight)),
             ("tied head".to_owned(), json!(plan.tied)),
+            ("prefill of the last token alone".to_owned(), json!(plan.last_token_share())),
             (
                 "tokenizer".to_owned(),
                 json!(match model.find_tokenizer()? {
-                    Some(t) => format!("SentencePiece, {} pieces", t.vocab_size()),
+                    Some(t) => format!("{}, {} pieces", t.pieces().kind.words(), t.vocab_size()),
                     None => "none".to_owned(),
                 }),
             ),
@@ -123,6 +124,7 @@ impl Facts<'_> {
         let text = |key: &str, v: &Value| match (key, v) {
             ("bytes", v) => bytes(v.as_u64().unwrap_or(0)),
             ("bits per weight", v) => format!("{:.3}", v.as_f64().unwrap_or(0.0)),
+            ("prefill of the last token alone", v) => format!("{:.1} %", 100.0 * v.as_f64().unwrap_or(0.0)),
             (_, Value::String(s)) => s.clone(),
             (_, v) => v.to_string(),
         };

@@ -9,6 +9,15 @@ pub enum Kind {
     Unigram,
 }
 
+impl Kind {
+    /// The kind in words, for tables.
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::Bpe | Kind::Unigram => "SentencePiece",
+        }
+    }
+}
+
 /// What a piece is for. The numbers are those of SentencePiece and of GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
