@@ -74,7 +74,8 @@ pub struct Open {
     /// The configuration, where the checkpoint does not say: an official name (Samba_421M, ...) or a JSON file
     #[arg(long, value_name = "NAME|FILE")]
     pub config: Option<String>,
-    /// SentencePiece model; by default the one inside the GGUF or ONNX, or `tokenizer.model` beside the checkpoint
+    /// SentencePiece model, `tokenizer.json` or PLaMo's `tokenizer.jsonl`; by default the one inside the file, or beside the
+    /// checkpoint
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Accept weights that are NaN or infinite

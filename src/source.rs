@@ -14,6 +14,11 @@ use tamborim_quant::TensorSource;
 /// Largest tokenizer file read.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
+/// Tokenizers beside a checkpoint, by what they are best read from.
+const TOKENIZERS: [&str; 3] = ["tokenizer.model", "tokenizer.jsonl", "tokenizer.json"];
+/// What a tokenizer of Hugging Face has beside it.
+const TOKENIZER_SETTINGS: &str = "tokenizer_config.json";
+
 /// The reader behind a model.
 pub enum Reader {
     Checkpoint(CheckpointModel),
@@ -66,18 +71,16 @@ impl OpenModel {
             return Ok(inside);
         }
         let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
-        match folder.map(|f| f.join("tokenizer.model")).filter(|p| p.is_file()) {
-            Some(path) => read_tokenizer(&path).map(Some),
-            None => Ok(None),
-        }
+        let Some(folder) = folder else { return Ok(None) };
+        let file = TOKENIZERS.into_iter().map(|name| folder.join(name)).find(|p| p.is_file());
+        file.map(|path| read_tokenizer(&path)).transpose()
     }
 
     /// [`OpenModel::find_tokenizer`], for a command that cannot do without.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         self.find_tokenizer()?.ok_or_else(|| {
-            let path = self.path.display();
-            format!("{path}: expected a tokenizer (in the file, tokenizer.model beside it, or --tokenizer), found none")
-                .into()
+            let (path, names) = (self.path.display(), TOKENIZERS.join(" or "));
+            format!("{path}: expected a tokenizer (in the file, {names} beside it, or --tokenizer), found none").into()
         })
     }
 
@@ -155,12 +158,33 @@ fn is_gguf(path: &Path) -> bool {
     read.is_ok() && magic == gguf::MAGIC
 }
 
+/// A SentencePiece model, or a `.json` or `.jsonl` of Hugging Face with its settings.
 fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
-    let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let size = std::fs::metadata(path).map_err(|e| at(&e))?.len();
-    if size > MAX_TOKENIZER_BYTES {
-        return Err(at(&format!("expected a tokenizer of at most {MAX_TOKENIZER_BYTES} bytes, found {size}")).into());
-    }
-    let bytes = std::fs::read(path).map_err(|e| at(&e))?;
-    Ok(Tokenizer::from_sentencepiece(&bytes).map_err(|e| at(&e))?)
+    let read = |path: &Path| -> Result<Vec<u8>> {
+        let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+        let size = std::fs::metadata(path).map_err(|e| at(&e))?.len();
+        if size > MAX_TOKENIZER_BYTES {
+            return Err(
+                at(&format!("expected a tokenizer of at most {MAX_TOKENIZER_BYTES} bytes, found {size}")).into()
+            );
+        }
+        Ok(std::fs::read(path).map_err(|e| at(&e))?)
+    };
+    let text = |path: &Path| -> Result<String> {
+        Ok(String::from_utf8(read(path)?)
+            .map_err(|_| format!("{}: expected text in UTF-8, found bytes", path.display()))?)
+    };
+    let extension = path.extension().and_then(|e| e.to_str());
+    let tokenizer = match extension {
+        Some("json" | "jsonl") => {
+            let settings = Some(path.with_file_name(TOKENIZER_SETTINGS)).filter(|p| p.is_file());
+            let settings = settings.map(|p| text(&p)).transpose()?;
+            match extension {
+                Some("jsonl") => Tokenizer::from_plamo2(&text(path)?, settings.as_deref()),
+                _ => Tokenizer::from_hugging_face(&text(path)?, settings.as_deref()),
+            }
+        }
+        _ => Tokenizer::from_sentencepiece(&read(path)?),
+    };
+    Ok(tokenizer.map_err(|e| format!("{}: {e}", path.display()))?)
 }

@@ -50,6 +50,7 @@ fn pieces(kind: Kind, text: &[(&str, f32, PieceType)]) -> Pieces {
         whitespace_as_suffix: false,
         charsmap: Vec::new(),
         unk_surface: Pieces::UNK_SURFACE.into(),
+        byte_level: None,
     }
 }
 
@@ -63,6 +64,85 @@ fn ids_and_text_equal_sentencepiece() {
             }
             assert_eq!(tokenizer.decode(&row.ids), row.decoded, "{name}: {:?}", row.ids);
         }
+    }
+}
+
+fn golden(name: &str) -> String {
+    std::fs::read_to_string(here().join("tests/goldens").join(name)).unwrap()
+}
+
+fn byte_level() -> Tokenizer {
+    Tokenizer::from_hugging_face(&golden("byte_level.tokenizer.json"), None).unwrap()
+}
+
+fn plamo2() -> Tokenizer {
+    let folder = here().join("../tests/fixtures/descendants/plamo2_step3_mqa_bf16");
+    let [lines, settings] =
+        ["tokenizer.jsonl", "tokenizer_config.json"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+    Tokenizer::from_plamo2(&lines, Some(&settings)).unwrap()
+}
+
+#[test]
+fn byte_level_ids_and_text_equal_hugging_face() {
+    let (tokenizer, rows): (_, Vec<Row>) = (byte_level(), serde_json::from_str(&golden("byte_level.json")).unwrap());
+    assert!(rows.len() > 70);
+    for Row { text, ids, decoded } in rows {
+        let text = text.unwrap();
+        assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&ids), decoded, "{text:?}");
+    }
+}
+
+/// Of llama.cpp's `plamo2`, whose model was made of the same pieces.
+#[test]
+fn ids_of_plamo_equal_llama_cpp() {
+    #[derive(Deserialize)]
+    struct Row {
+        text: String,
+        ids: Vec<u32>,
+    }
+    let (tokenizer, rows): (_, Vec<Row>) = (plamo2(), serde_json::from_str(&golden("plamo2.json")).unwrap());
+    assert_eq!(rows.len(), 150);
+    for Row { text, ids } in rows {
+        assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+        // Control pieces are no text, and a byte order mark in front is none.
+        if !text.contains("<|plamo:") && !text.starts_with('\u{feff}') {
+            assert_eq!(tokenizer.decode(&ids), text);
+        }
+    }
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pieces().pad), (Some(1), Some(2), Some(3)));
+}
+
+#[test]
+fn damaged_tokenizers_of_hugging_face_are_refused() {
+    let whole: serde_json::Value = serde_json::from_str(&golden("byte_level.tokenizer.json")).unwrap();
+    for (pointer, value, expected) in [
+        ("/model/type", "\"Unigram\"", "byte-level BPE"),
+        ("/normalizer", "{\"type\": \"NFC\"}", "no normalizer"),
+        ("/pre_tokenizer", "{\"type\": \"Whitespace\"}", "pre-tokenizer"),
+        ("/pre_tokenizer/pretokenizers/0/pattern", "{\"Regex\": \"(\"}", "pattern"),
+        ("/model/merges/0", "\"a\"", "merges"),
+        ("/model/merges/0", "\"a nonsense\"", "merges"),
+        ("/model/vocab/a", "4000000000", "gaps"),
+        ("/model/vocab/a", "-1", "ids by piece"),
+        ("/model/vocab", "{}", "gaps"),
+    ] {
+        let mut file = whole.clone();
+        *file.pointer_mut(pointer).unwrap() = serde_json::from_str(value).unwrap();
+        let error = Tokenizer::from_hugging_face(&file.to_string(), None).unwrap_err().to_string();
+        assert!(error.contains(expected), "{pointer} = {value}: {error}");
+    }
+    for (lines, expected) in [
+        ("[]", "lines of"),
+        ("[\"a\", 0.0]", "lines of"),
+        ("[\"a\", \"b\", \"NORMAL\"]", "score"),
+        ("[\"a\", 1e99, \"NORMAL\"]", "finite"),
+        ("[\"a\", 0.0, \"OTHER\"]", "kind"),
+        ("[\"a\", 0.0, \"NORMAL\"]", "unknown piece"),
+        ("{", "list in JSON"),
+    ] {
+        let error = Tokenizer::from_plamo2(lines, None).unwrap_err().to_string();
+        assert!(error.contains(expected), "{lines}: {error}");
     }
 }
 

@@ -139,10 +139,10 @@ impl Bpe {
                             work.stack.push(middle..range.end);
                             work.stack.push(range.start..middle);
                         }
-                        None => out.push((vocabulary.unknown, range)),
+                        None => out.push((vocabulary.unknown(), range)),
                     },
                     Some(id) => out.push((id, range)),
-                    None => out.push((vocabulary.unknown, range)),
+                    None => out.push((vocabulary.unknown(), range)),
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! Ids to text, a token at a time (sentencepiece `src/sentencepiece_processor.cc`, `Decode`).
 
+use super::byte_level::bytes_by_character;
 use super::normalize::SPACE;
 use super::vocabulary::byte_of;
-use super::{PieceType, Tokenizer};
+use super::{Kind, PieceType, Tokenizer};
+use std::collections::HashMap;
 
 /// Turns tokens into text as they come. A character whose bytes are separate tokens appears with its last byte, so
 /// what has been written so far is always final.
@@ -16,11 +18,17 @@ pub struct Decoder<'a> {
     /// The previous text piece was that first one.
     dropped_space: bool,
     wrote: bool,
+    /// The bytes that characters of a byte-level piece stand for; empty for other kinds.
+    spelling: HashMap<char, u8>,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Decoder<'a> {
-        Decoder { tokenizer, pending: Vec::new(), at_start: true, dropped_space: false, wrote: false }
+        let spelling = match tokenizer.pieces().kind {
+            Kind::ByteLevel => bytes_by_character(),
+            _ => HashMap::new(),
+        };
+        Decoder { tokenizer, pending: Vec::new(), at_start: true, dropped_space: false, wrote: false, spelling }
     }
 
     /// Appends to `out` the text that `id` completes, if any.
@@ -31,6 +39,10 @@ impl<'a> Decoder<'a> {
         let text = self.tokenizer.piece(id).unwrap_or_default();
         match (kind, byte_of(text)) {
             (PieceType::Byte, Some(byte)) => self.push_byte(byte, out),
+            (PieceType::Normal, _) if !self.spelling.is_empty() => {
+                let bytes: Vec<u8> = text.chars().filter_map(|c| self.spelling.get(&c).copied()).collect();
+                bytes.into_iter().for_each(|byte| self.push_byte(byte, out));
+            }
             _ => {
                 self.flush(out);
                 if self.dropped_space || self.wrote || out.len() > before {
@@ -54,6 +66,9 @@ impl<'a> Decoder<'a> {
 
     fn push_text(&mut self, mut text: &str, out: &mut String) {
         let pieces = self.tokenizer.pieces();
+        if !pieces.escape_whitespaces {
+            return out.push_str(text);
+        }
         if self.at_start
             && (pieces.add_space_prefix || pieces.remove_extra_whitespaces)
             && let Some(rest) = text.strip_prefix(SPACE)

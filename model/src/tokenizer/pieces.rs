@@ -1,12 +1,18 @@
 //! The data of a tokenizer, free of any file format.
 
-/// How text is cut: the SentencePiece model types that language models use.
+use super::ByteLevel;
+
+/// How text is cut: the SentencePiece model types that language models use, and those of two families of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Merge the neighbours whose union has the best score, until none has one (GGUF calls this model `llama`).
     Bpe,
     /// The segmentation with the greatest sum of log probabilities (GGUF: `t5`).
     Unigram,
+    /// The segmentation of PLaMo-2, the cheapest by whole numbers (GGUF: `plamo2`).
+    Plamo2,
+    /// Bytes merged by rank inside parts that a pattern cuts (GGUF: `gpt2`).
+    ByteLevel,
 }
 
 impl Kind {
@@ -14,6 +20,8 @@ impl Kind {
     pub fn words(self) -> &'static str {
         match self {
             Kind::Bpe | Kind::Unigram => "SentencePiece",
+            Kind::Plamo2 => "PLaMo",
+            Kind::ByteLevel => "byte-level BPE",
         }
     }
 }
@@ -51,7 +59,7 @@ impl PieceType {
     }
 }
 
-/// Everything that defines a SentencePiece tokenizer. `tokens`, `scores` and `types` have one entry for each id.
+/// Everything that defines a tokenizer. `tokens`, `scores` and `types` have one entry for each id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pieces {
     /// The algorithm.
@@ -87,6 +95,8 @@ pub struct Pieces {
     pub charsmap: Vec<u8>,
     /// What the unknown token decodes to.
     pub unk_surface: String,
+    /// Of [`Kind::ByteLevel`] alone.
+    pub byte_level: Option<ByteLevel>,
 }
 
 impl Pieces {

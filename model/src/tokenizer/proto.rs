@@ -96,6 +96,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Pieces> {
         whitespace_as_suffix: trainer.treat_whitespace_as_suffix(),
         charsmap: normalizer.precompiled_charsmap().to_vec(),
         unk_surface: trainer.unk_surface().to_owned(),
+        byte_level: None,
     };
     for (id, piece) in (0u32..).zip(model.pieces) {
         let number = piece.r#type();

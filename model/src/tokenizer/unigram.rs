@@ -45,7 +45,7 @@ impl Unigram {
             trie,
             scores: pieces.scores.clone(),
             user_defined: pieces.types.iter().map(|&t| t == PieceType::UserDefined).collect(),
-            unknown: vocabulary.unknown,
+            unknown: vocabulary.unknown(),
             unknown_score: least - UNKNOWN_PENALTY,
         }
     }
@@ -105,7 +105,7 @@ impl Arrival {
 
 /// Pieces by prefix.
 #[derive(Clone, Debug)]
-struct Trie {
+pub(super) struct Trie {
     /// (node, byte) to node.
     edges: HashMap<(u32, u8), u32>,
     values: Vec<Option<u32>>,
@@ -118,9 +118,9 @@ impl Default for Trie {
 }
 
 impl Trie {
-    const ROOT: u32 = 0;
+    pub(super) const ROOT: u32 = 0;
 
-    fn insert(&mut self, key: &[u8], value: u32) {
+    pub(super) fn insert(&mut self, key: &[u8], value: u32) {
         let mut node = Trie::ROOT;
         for &byte in key {
             // Fewer nodes than bytes in the file; a file of 4 GiB of pieces does not get this far.
@@ -133,11 +133,11 @@ impl Trie {
         self.values[node as usize] = Some(value);
     }
 
-    fn child(&self, node: u32, byte: u8) -> Option<u32> {
+    pub(super) fn child(&self, node: u32, byte: u8) -> Option<u32> {
         self.edges.get(&(node, byte)).copied()
     }
 
-    fn value(&self, node: u32) -> Option<u32> {
+    pub(super) fn value(&self, node: u32) -> Option<u32> {
         self.values[node as usize]
     }
 }

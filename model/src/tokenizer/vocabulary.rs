@@ -1,6 +1,6 @@
 //! Pieces by text, checked.
 
-use super::{PieceType, Pieces};
+use super::{Kind, PieceType, Pieces};
 use crate::error::one_line;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -13,7 +13,8 @@ const MAX_PIECE: usize = 8000;
 pub(super) struct Vocabulary {
     /// SentencePiece keeps two maps, one of text pieces and one of reserved pieces, and a text may be in both.
     by_text: HashMap<Box<[u8]>, Ids>,
-    pub(super) unknown: u32,
+    /// There is one, but for byte-level BPE.
+    pub(super) unknown: Option<u32>,
     /// The id of each byte, where the model falls back to bytes.
     pub(super) byte_ids: Option<Box<[u32; 256]>>,
     /// Bytes of the longest piece of text.
@@ -81,17 +82,23 @@ impl Vocabulary {
                 }
             }
         }
-        let Some(unknown) = unknown.filter(|&id| pieces.unk.is_none_or(|unk| unk == id)) else {
+        let agreed = unknown.filter(|&id| pieces.unk.is_none_or(|unk| unk == id));
+        if agreed.is_none() && pieces.kind != Kind::ByteLevel {
             let found = unknown.map_or("none".into(), |id| format!("piece {id} beside the unk id {:?}", pieces.unk));
             return wrong("one unknown piece", found);
-        };
+        }
         let present = bytes.iter().flatten().count();
         let byte_ids = match present {
             0 => None,
-            256 => Some(Box::new(bytes.map(|id| id.unwrap_or(unknown)))),
+            256 => Some(Box::new(bytes.map(Option::unwrap_or_default))),
             _ => return wrong("all 256 byte pieces or none", format!("{present} of them")),
         };
-        Ok(Vocabulary { by_text, unknown, byte_ids, longest })
+        Ok(Vocabulary { by_text, unknown: agreed, byte_ids, longest })
+    }
+
+    /// The unknown piece of a kind that has one.
+    pub(super) fn unknown(&self) -> u32 {
+        self.unknown.unwrap_or_else(|| unreachable!("checked where the vocabulary was made"))
     }
 
     /// The piece of text (normal, user-defined or unused) that reads `text`.
