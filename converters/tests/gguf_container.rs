@@ -456,8 +456,37 @@ fn foreign_tokenizer_keys() {
     assert!(message(&metadata).contains("character map"));
     metadata.insert("tokenizer.ggml.token_type", vec![2i32, 9]);
     assert!(message(&metadata).contains("type 9"));
-    metadata.insert("tokenizer.ggml.model", "gpt2");
+    metadata.insert("tokenizer.ggml.model", "bert");
     assert!(message(&metadata).contains("SentencePiece"));
+}
+
+#[test]
+fn tokenizers_of_the_descendants_survive_in_keys() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(project.join(path)).expect("a file of the repository");
+    let folder = "tests/fixtures/descendants/plamo2_step3_mqa_bf16";
+    let plamo2 = Tokenizer::from_plamo2(
+        &read(&format!("{folder}/tokenizer.jsonl")),
+        Some(&read(&format!("{folder}/tokenizer_config.json"))),
+    );
+    let file = read("model/tests/goldens/byte_level.tokenizer.json");
+    let byte_level = Tokenizer::from_hugging_face(&file, Some(r#"{"eos_token": {"content": "<|end|>"}}"#));
+    for (tokenizer, model, pre) in [(plamo2, "plamo2", "default"), (byte_level, "gpt2", "gpt-4o")] {
+        let tokenizer = tokenizer.expect("a tokenizer");
+        let mut metadata = Metadata::new(Path::new("m.gguf"));
+        write_tokenizer(&mut metadata, &tokenizer, tokenizer.vocab_size() + 10).unwrap();
+        assert_eq!(metadata.required::<&str>("tokenizer.ggml.model").unwrap(), model);
+        assert_eq!(metadata.required::<&str>("tokenizer.ggml.pre").unwrap(), pre);
+        assert_eq!(read_tokenizer(&metadata).unwrap().unwrap().pieces(), tokenizer.pieces());
+    }
+    // A pattern that llama.cpp has no name for is kept as it is; none at all is no tokenizer.
+    let file = file.replace("{1,3}", "{1,2}");
+    let mut metadata = Metadata::new(Path::new("m.gguf"));
+    let odd = Tokenizer::from_hugging_face(&file, None).expect("a tokenizer");
+    write_tokenizer(&mut metadata, &odd, odd.vocab_size()).unwrap();
+    assert_eq!(read_tokenizer(&metadata).unwrap().unwrap().pieces(), odd.pieces());
+    metadata.insert("tamborim.tokenizer.pattern", "(");
+    assert!(read_tokenizer(&metadata).unwrap_err().to_string().contains("pattern"));
 }
 
 /// Python with gguf-py, from `TAMBORIM_PYTHON`.
