@@ -184,6 +184,20 @@ fn each_window_starts_anew() {
     assert_eq!(measure(&tokens[..201], "5000")["kld"], one["kld"]);
 }
 
+/// States and logits do not pile up: a window may be as long as the text.
+#[test]
+fn a_long_window_takes_no_more_memory_than_a_short_one() {
+    let dir = temp();
+    let q4 = quantized("q4_0", dir.path());
+    let peak = |context: &str| {
+        let args = ["--tokens", "2048", "--device", "cpu", "--context", context].map(PathBuf::from);
+        let models = ["verify".into(), demo_model(), q4.clone(), "--data".into(), page()];
+        Tamborim::new(models.into_iter().chain(args)).run().succeeds().peak
+    };
+    let (short, long) = (peak("256"), peak("2048"));
+    assert!(long < short + short / 10, "{long} bytes with one window, {short} with eight");
+}
+
 #[test]
 fn domains_and_positions_add_up_to_the_whole() {
     let dir = temp();

@@ -54,7 +54,7 @@ impl Scale {
         let (from, to) = (smallest.log10() - 0.08, largest.log10() + 0.08);
         let decades = from.floor() as i32..=to.ceil() as i32;
         let every = (((to - from) / 6.0).ceil() as i32).max(1);
-        let steps: &[f64] = if to - from < 1.8 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let steps: &[f64] = if to - from < 2.3 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let places = decades.filter(|d| d % every == 0).flat_map(|d| steps.iter().map(move |s| s * 10f64.powi(d)));
         let marks =
             places.map(|x| (x.log10(), numbers::round(x) + unit)).filter(|(at, _)| (from..=to).contains(at)).collect();
