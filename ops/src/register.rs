@@ -14,11 +14,10 @@ use std::sync::OnceLock;
 /// The domain of the operators.
 const DOMAIN: &str = "ai.samba";
 
-/// Has this copy of the crate use the ONNX Runtime behind `base`, which must be called before anything else. Of several
-/// calls the first one counts.
+/// Has this copy of the crate use the ONNX Runtime behind `base`, which must be called before anything else.
 ///
 /// # Errors
-/// Which version of ONNX Runtime was expected and found.
+/// Which version of ONNX Runtime was expected and found; that this copy serves another one, of the same process, already.
 ///
 /// # Safety
 /// `base` is what `OrtGetApiBase` of a libonnxruntime returned, which stays loaded.
@@ -31,7 +30,11 @@ pub unsafe fn use_runtime(base: *const sys::OrtApiBase) -> Result<(), String> {
         let found = version.to_string_lossy();
         return Err(format!("expected ONNX Runtime 1.{} or newer, found {found}", sys::ORT_API_VERSION));
     }
-    // SAFETY: a table of at least this version's functions, never freed.
+    static SERVED: OnceLock<usize> = OnceLock::new();
+    if *SERVED.get_or_init(|| api as usize) != api as usize {
+        return Err("expected the ONNX Runtime that has loaded this library first, found a second one".to_owned());
+    }
+    // SAFETY: a table of at least this version's functions, never freed. A second call sets nothing.
     ort::set_api(unsafe { ptr::read(api) });
     Ok(())
 }
