@@ -93,8 +93,13 @@ dispatch! {
         let (rates, h) = (rates.as_chunks::<LANES>().0, h.as_chunks_mut::<LANES>().0);
         let tokens = inputs.u.len() / inputs.channels;
         let tiled = tokens - tokens % TILE;
-        (0..tiled).step_by(TILE).for_each(|t| scan_tile::<TILE>(inputs, first, t, rates, h, y));
-        (tiled..tokens).for_each(|t| scan_tile::<1>(inputs, first, t, rates, h, y));
+        // Loops, since a closure would be compiled for the baseline.
+        for t in (0..tiled).step_by(TILE) {
+            scan_tile::<TILE>(inputs, first, t, rates, h, y);
+        }
+        for t in tiled..tokens {
+            scan_tile::<1>(inputs, first, t, rates, h, y);
+        }
     }
 }
 
@@ -156,7 +161,10 @@ fn scan_tile<const TOKENS: usize>(
 /// A block's channels of row `t`; zeros where there are no rows.
 #[inline(always)]
 fn block_of(rows: Option<&[f32]>, t: usize, first: usize, channels: usize) -> [f32; LANES] {
-    rows.map_or([0.0; LANES], |rows| lanes(&rows[t * channels..][first..channels]))
+    match rows {
+        Some(rows) => lanes(&rows[t * channels..][first..channels]),
+        None => [0.0; LANES],
+    }
 }
 
 /// A block's rows of A (channels, d_state), at most [`LANES`], to rates: [`to_block`] times log2(e).
