@@ -25,9 +25,6 @@ pub fn write_onnx(
     refuse_overwriting(model, output)?;
     let source = model.source();
     let plan = source.plan();
-    if let kind @ (Architecture::Phi4Flash | Architecture::Plamo2) = Architecture::of(plan) {
-        return Err(format!("{}: {} is not written as ONNX yet", model.path().display(), kind.name()).into());
-    }
     let linear = plan.tensors().into_iter().filter(|s| s.role.is_linear());
     let storages = linear.map(|s| Ok((s.name.clone(), choose(&s)?))).collect::<Result<HashMap<_, _>>>()?;
     let export = export(plan, options, &|spec| storages[&spec.name]);
@@ -35,7 +32,12 @@ pub fn write_onnx(
     let stored = export.stored.clone();
     let mut writer = OnnxWriter::create(output, export)?;
     let mut metadata = Metadata::new(output);
-    write_plan(&mut metadata, plan, Architecture::Samba);
+    // Those of llama.cpp's that store queries and keys in another order are not meant here.
+    let architecture = match Architecture::of(plan) {
+        own @ (Architecture::Plamo2 | Architecture::Phi4Flash) => own,
+        _ => Architecture::Samba,
+    };
+    write_plan(&mut metadata, plan, architecture);
     if let Some(tokenizer) = model.find_tokenizer()? {
         write_tokenizer(&mut metadata, &tokenizer, plan.padded_vocab_size)?;
     }

@@ -3,7 +3,7 @@ use super::{BATCH, Graph, LENGTH, PAST, TOTAL};
 use crate::onnx::MICROSOFT_DOMAIN;
 use crate::onnx::node::Attribute;
 use crate::onnx::proto::DataType;
-use tamborim_model::mixers::{Attention, Rope};
+use tamborim_model::mixers::{Attention, QK_NORM_EPS, Rope};
 
 /// ONNX Runtime's GroupQueryAttention takes heads of a multiple of so many channels.
 const GQA_HEAD_MULTIPLE: usize = 8;
@@ -18,9 +18,16 @@ impl Graph<'_> {
     /// Softmax attention with grouped keys and values.
     pub fn attention(&mut self, a: &Attention, x: &Value, r: &Value) -> Value {
         let Attention { heads, groups, head_dim, .. } = *a;
-        let mut qkv = ["attn_q", "attn_k", "attn_v"].map(|name| self.linear(name, x));
+        let parts = [("q", heads * head_dim), ("k", groups * head_dim), ("v", groups * head_dim)];
+        let mut qkv = match a.fused {
+            true => {
+                let fused = self.linear("attn_qkv", x);
+                let split = self.builder.split(&fused, &parts);
+                split.try_into().unwrap_or_else(|_| unreachable!("three parts give three values"))
+            }
+            false => ["attn_q", "attn_k", "attn_v"].map(|name| self.linear(name, x)),
+        };
         if let Some(width) = a.short_conv {
-            let parts = [("q", heads * head_dim), ("k", groups * head_dim), ("v", groups * head_dim)];
             let joined = self.builder.concat(&[&qkv[0], &qkv[1], &qkv[2]], 2, parts.iter().map(|p| p.1).sum::<usize>());
             let mixed =
                 self.conv(&["attn_q_conv1d", "attn_k_conv1d", "attn_v_conv1d"], width, self.attention_conv(), &joined);
@@ -28,10 +35,32 @@ impl Graph<'_> {
             qkv = split.try_into().unwrap_or_else(|_| unreachable!("three parts give three values"));
         }
         let [mut q, mut k, v] = qkv;
+        if a.qk_norm {
+            q = self.norm_heads("attn_q_norm.weight", &q, head_dim);
+            k = self.norm_heads("attn_k_norm.weight", &k, head_dim);
+        }
         if let Some(rope) = &a.rope {
             q = self.rotate(rope, &q, head_dim);
             k = self.rotate(rope, &k, head_dim);
         }
+        let [y, ..] = self.attend(a, [&q, &k, &v]);
+        let y = self.linear("attn_output", &y);
+        self.add(r, &y)
+    }
+
+    /// RMSNorm of every head, with weights of its own for each.
+    fn norm_heads(&mut self, name: &str, x: &Value, head_dim: usize) -> Value {
+        let weight = self.block_vector(name);
+        let heads = x.channels() / head_dim;
+        let shape = dims![BATCH, LENGTH, heads, head_dim];
+        let split = self.builder.reshape(x, &[0, 0, heads as i64, head_dim as i64], shape);
+        let normed = self.rms(QK_NORM_EPS, &weight, &split);
+        self.builder.reshape(&normed, &[0, 0, x.channels() as i64], x.shape.clone())
+    }
+
+    /// Attention over the block's keys and values so far, which become its state: the result, keys, values.
+    pub fn attend(&mut self, a: &Attention, [q, k, v]: [&Value; 3]) -> [Value; 3] {
+        let Attention { groups, head_dim, .. } = *a;
         // A window of the token alone has no smaller one, which older versions would need.
         let fused = !self.options.pure && head_dim.is_multiple_of(GQA_HEAD_MULTIPLE) && a.window != Some(1);
         if !fused && !self.options.pure {
@@ -42,13 +71,12 @@ impl Graph<'_> {
         }
         let [past_k, past_v] = ["key", "value"].map(|kind| self.past(kind, dims![groups, PAST, head_dim]));
         let [y, key, value] = match fused {
-            true => self.group_query_attention(a, [&q, &k, &v], [&past_k, &past_v]),
-            false => self.standard_attention(a, [&q, &k, &v], [&past_k, &past_v]),
+            true => self.group_query_attention(a, [q, k, v], [&past_k, &past_v]),
+            false => self.standard_attention(a, [q, k, v], [&past_k, &past_v]),
         };
-        self.present("key", key);
-        self.present("value", value);
-        let y = self.linear("attn_output", &y);
-        self.builder.binary("Add", r, &y)
+        self.present("key", key.clone());
+        self.present("value", value.clone());
+        [y, key, value]
     }
 
     /// The name of the short convolutions' state: another one where Mamba in the same block has taken the usual.
@@ -104,32 +132,40 @@ impl Graph<'_> {
 
     /// The same in standard operators.
     fn standard_attention(&mut self, a: &Attention, [q, k, v]: [&Value; 3], past: [&Value; 2]) -> [Value; 3] {
-        let Attention { heads, groups, head_dim, window, .. } = *a;
-        let (shared, head) = (heads / groups, head_dim as i64);
-        let bias = self.place.bias(&mut self.builder, window);
+        let Attention { groups, head_dim, .. } = *a;
+        let head = head_dim as i64;
         let g = &mut self.builder;
         let [keys, values] = [(k, past[0]), (v, past[1])].map(|(new, past)| {
             let split = g.reshape(new, &[0, 0, groups as i64, head], dims![BATCH, LENGTH, groups, head_dim]);
             let turned = g.transpose(&split, &[0, 2, 1, 3]);
             g.concat(&[past, &turned], 2, TOTAL)
         });
+        let y = self.softmax_attention(a, q, &keys, &values);
+        [y, keys, values]
+    }
+
+    /// Softmax attention of q (batch, length, heads * head_dim) over keys and values (batch, groups, all tokens, head_dim).
+    pub fn softmax_attention(&mut self, a: &Attention, q: &Value, keys: &Value, values: &Value) -> Value {
+        let Attention { heads, groups, head_dim, window, .. } = *a;
+        let (shared, head) = (heads / groups, head_dim as i64);
+        let bias = self.place.bias(&mut self.builder, window);
+        let g = &mut self.builder;
         // Queries as (batch, group, head of the group, token, channel): a group's keys are broadcast over its heads.
         let split =
             g.reshape(q, &[0, 0, groups as i64, shared as i64, head], dims![BATCH, LENGTH, groups, shared, head_dim]);
         let queries = g.transpose(&split, &[0, 2, 3, 1, 4]);
         let scale = g.float(1.0 / (head_dim as f32).sqrt());
         let queries = g.binary("Mul", &queries, &scale);
-        let turned = g.transpose(&keys, &[0, 1, 3, 2]);
+        let turned = g.transpose(keys, &[0, 1, 3, 2]);
         let turned = g.unsqueeze(&turned, 2);
         let scores = g.matmul(&queries, &turned);
         let scores = g.binary("Add", &scores, &bias);
         let weights =
             g.node("Softmax", &[&scores], vec![("axis", (-1i64).into())], DataType::Float, scores.shape.clone());
-        let spread = g.unsqueeze(&values, 2);
+        let spread = g.unsqueeze(values, 2);
         let mixed = g.matmul(&weights, &spread);
         let mixed = g.transpose(&mixed, &[0, 3, 1, 2, 4]);
-        let y = g.reshape(&mixed, &[0, 0, (heads * head_dim) as i64], q.shape.clone());
-        [y, keys, values]
+        g.reshape(&mixed, &[0, 0, (heads * head_dim) as i64], q.shape.clone())
     }
 
     /// RoPE, rotate-half, on the first channels of every head of `x` (batch, length, heads * head_dim).

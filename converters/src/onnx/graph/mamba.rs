@@ -9,9 +9,19 @@ impl Graph<'_> {
         let xz = self.linear("ssm_in", u);
         let d_inner = m.scan.d_inner;
         let xz = self.builder.split(&xz, &[("x", d_inner), ("z", d_inner)]);
-        let y = self.scan_mixer(&m.scan, &xz[0], Some(&xz[1]));
+        let y = match self.scans_are_gated {
+            true => self.scan_mixer(&m.scan, &xz[0], Some(&xz[1])),
+            false => {
+                let y = self.scan_mixer(&m.scan, &xz[0], None);
+                if m.shares_memory {
+                    self.memory = Some(y.clone());
+                }
+                let gate = self.builder.silu(&xz[1]);
+                self.builder.binary("Mul", &gate, &y)
+            }
+        };
         let y = self.linear("ssm_out", &y);
-        self.builder.binary("Add", r, &y)
+        self.add(r, &y)
     }
 
     /// Convolution and selective scan, with the projections that drive the scan.

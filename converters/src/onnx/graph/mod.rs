@@ -2,6 +2,9 @@
 
 mod attention;
 mod builder;
+mod differential;
+mod gated_memory;
+mod headed_mamba;
 mod linear_attention;
 mod mamba;
 mod mega;
@@ -44,6 +47,7 @@ pub struct Export {
 /// The graph of `plan`. `storage` says how each linear map is stored; all other tensors are float32.
 pub fn export(plan: &Plan, options: Options, storage: &dyn Fn(&TensorSpec) -> Storage) -> Export {
     let specs = plan.tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
+    let mut mixers = plan.blocks.iter().flat_map(|b| &b.branches).map(|b| &b.mixer);
     let mut builder = Builder::default();
     let input_ids = builder.input("input_ids", DataType::Int64, dims![BATCH, LENGTH]);
     let attention_mask = builder.input("attention_mask", DataType::Int64, dims![BATCH, TOTAL]);
@@ -58,30 +62,42 @@ pub fn export(plan: &Plan, options: Options, storage: &dyn Fn(&TensorSpec) -> St
         notes: Vec::new(),
         states: Vec::new(),
         block: 0,
+        post_norm: None,
+        scans_are_gated: !mixers.any(|m| matches!(m, Mixer::Mamba(m) if m.shares_memory)),
+        memory: None,
+        shared: None,
     };
     let mut r = g.embed(&input_ids);
     for (i, block) in plan.blocks.iter().enumerate() {
         g.block = i;
         for branch in &block.branches {
             g.builder.enter(format!("/blk.{i}/{}", branch.norm_name()));
+            g.post_norm = branch.post_norm.map(|norm| (norm, branch.post_norm_name()));
             let x = g.norm(branch.norm, &format!("blk.{i}.{}", branch.norm_name()), &r);
             let in_mlp = branch.place == tamborim_model::Place::Mlp;
             g.builder.enter(format!("/blk.{i}/{}", if in_mlp { "ffn" } else { branch.mixer.word() }));
             r = match &branch.mixer {
                 Mixer::Mamba(m) => g.mamba(m, &x, &r),
                 Mixer::Attention(a) => g.attention(a, &x, &r),
-                Mixer::SwiGlu(_) => g.swiglu(if in_mlp { "ffn" } else { "mix" }, &x, &r),
+                Mixer::SwiGlu(s) => g.swiglu(s, if in_mlp { "ffn" } else { "mix" }, &x, &r),
                 Mixer::Retention(m) => g.retention(m, &x, &r),
                 Mixer::Gla(m) => g.gla(m, &x, &r),
                 Mixer::Mega(m) => g.mega(m, &x, &r),
-                _ => unreachable!("no graph is asked for of this architecture"),
+                Mixer::DifferentialAttention(a) => g.differential_attention(a, &x, &r),
+                Mixer::CrossAttention(a) => g.cross_attention(a, &x, &r),
+                Mixer::GatedMemory(_) => g.gated_memory(&x, &r),
+                Mixer::HeadedMamba(m) => g.headed_mamba(m, &x, &r),
             };
         }
     }
     g.builder.enter("/output_norm".to_owned());
     let x = g.norm(plan.final_norm, "output_norm", &r);
     g.builder.enter("/output".to_owned());
-    let logits = g.head(&x, plan.tied);
+    let mut logits = g.head(&x, plan.tied);
+    if plan.head_bias {
+        let bias = g.vector("output.bias");
+        logits = g.builder.binary("Add", &logits, &bias);
+    }
     g.builder.output(&logits, "logits");
     for (name, state) in std::mem::take(&mut g.states) {
         g.builder.output(&state, &name);
@@ -103,6 +119,14 @@ struct Graph<'s> {
     states: Vec<(String, Value)>,
     /// The block being built.
     block: usize,
+    /// The norm behind the branch being built, and the name of its weights.
+    post_norm: Option<(Norm, &'static str)>,
+    /// All scans of a model are nodes of one function, which has a gate or has none.
+    scans_are_gated: bool,
+    /// What the Mamba below that shares it gave before its gate.
+    memory: Option<Value>,
+    /// Keys and values of the differential attention below.
+    shared: Option<[Value; 2]>,
 }
 
 impl Graph<'_> {
@@ -139,6 +163,18 @@ impl Graph<'_> {
         let values = self.builder.nodes(&name, inputs, outputs.into(), vec![]);
         let [y, state] = values.try_into().unwrap_or_else(|_| unreachable!("two outputs give two values"));
         [y, state]
+    }
+
+    /// The residual stream `r` with what a mixer adds, which goes through a norm where the branch has one behind.
+    fn add(&mut self, r: &Value, y: &Value) -> Value {
+        let y = match self.post_norm {
+            None => y.clone(),
+            Some((norm, name)) => {
+                let weight = self.block_vector(name);
+                self.rms(norm.eps, &weight, y)
+            }
+        };
+        self.builder.binary("Add", r, &y)
     }
 
     /// A norm over the last dimension, with the weights `name`.
