@@ -30,7 +30,7 @@ fn descendants_say_what_their_official_code_says() {
     assert_none(&failures);
 }
 
-/// From a GGUF, and from the safetensors made of that under the names they came in.
+/// From a GGUF, from the safetensors made of that under the names they came in, and from an ONNX file by way of GGUF.
 #[test]
 fn descendants_survive_every_file_format() {
     let mut failures = Vec::new();
@@ -41,6 +41,10 @@ fn descendants_survive_every_file_format() {
         failures.extend(case.problem(&gguf, None, &[]));
         tamborim!["convert", gguf, "-o", back].succeeds();
         failures.extend(case.problem(&back, None, &["--config".as_ref(), &folder.join("config.json")]));
+        let onnx = dir.path().join("model.onnx");
+        tamborim!["convert", case.model, "-o", onnx].succeeds();
+        tamborim!["convert", onnx, "-o", gguf].succeeds();
+        failures.extend(case.problem(&gguf, None, &[]));
     }
     assert_none(&failures);
 }

@@ -36,7 +36,8 @@ impl Graph<'_> {
         let d = &a.differential;
         let q = self.linear("attn_q", x);
         let q = self.spread_pairs(d, &q);
-        let [keys, values] = self.shared.clone().unwrap_or_else(|| unreachable!("a plan has keys below cross attention"));
+        let [keys, values] =
+            self.shared.clone().unwrap_or_else(|| unreachable!("a plan has keys below cross attention"));
         let y = self.softmax_attention(&paired(d, None), &q, &keys, &values);
         self.difference(d, &y, r)
     }
@@ -45,11 +46,8 @@ impl Graph<'_> {
     fn spread_pairs(&mut self, d: &Differential, q: &Value) -> Value {
         let (pairs, head) = (d.heads / 2, d.head_dim);
         let g = &mut self.builder;
-        let split = g.reshape(
-            q,
-            &[0, 0, pairs as i64, 2, 1, head as i64],
-            dims![BATCH, LENGTH, pairs, 2usize, 1usize, head],
-        );
+        let split =
+            g.reshape(q, &[0, 0, pairs as i64, 2, 1, head as i64], dims![BATCH, LENGTH, pairs, 2usize, 1usize, head]);
         let root = std::f32::consts::SQRT_2;
         let places = g.floats("root_2_identity_2".to_owned(), &[root, 0.0, 0.0, root]);
         let places = g.reshape(&places, &[2, 2, 1], dims![2usize, 2usize, 1usize]);

@@ -26,8 +26,8 @@ impl Graph<'_> {
             let weight = self.block_vector(name);
             self.rms(eps, &weight, part)
         };
-        let [b, c, dt] =
-            [("ssm_b_norm", &parts[0]), ("ssm_c_norm", &parts[1]), ("ssm_dt_norm", &parts[2])].map(|(n, p)| normed(n, p));
+        let [b, c, dt] = [("ssm_b_norm", &parts[0]), ("ssm_c_norm", &parts[1]), ("ssm_dt_norm", &parts[2])]
+            .map(|(n, p)| normed(n, p));
         let dt = self.product("ssm_dt", &dt);
         let delta = self.over_channels(&dt, head_dim, &[0, 0, d_inner as i64], dims![BATCH, LENGTH, d_inner]);
         let [a, d, bias] = ["ssm_a", "ssm_d", "ssm_dt.bias"].map(|name| self.block_vector(name));
