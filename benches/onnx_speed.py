@@ -1,7 +1,7 @@
 """ONNX models in Python's onnxruntime with and without the library of operators: interleaved, medians, ratios. Prints the
 tables of README.md and docs/onnx.md.
 
-usage: onnx.py TAMBORIM LIBRARY MODEL_FOLDER [--threads N] [--rounds N] [--type TYPE]...
+usage: onnx_speed.py TAMBORIM LIBRARY MODEL_FOLDER [--threads N] [--rounds N] [--type TYPE]...
 Run it with a Python that has onnx, onnxruntime and numpy.
 """
 import argparse
