@@ -205,7 +205,9 @@ fn the_page_renders_on_phone_and_desktop() {
         return;
     };
     let dir = temp();
-    let (q8, q4) = (quantized("q8_0", dir.path()), quantized("q4_0", dir.path()));
+    let far = dir.path().join("a-folder-of-a-name-without-spaces-".repeat(4));
+    std::fs::create_dir(&far).expect("a folder");
+    let (q8, q4) = (quantized("q8_0", &far), quantized("q4_0", &far));
     let data = dir.path().join("long words.jsonl");
     let long = "a".repeat(300) + " " + &"0123456789/".repeat(40);
     let text = std::fs::read_to_string(page()).expect("the page");
