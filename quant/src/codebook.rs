@@ -1,8 +1,8 @@
 //! The sixteen levels of `iq4_nl` and `iq4_xs`: denser around zero, where weights are. Source: `kvalues_iq4nl` in
 //! ggml-common.h.
 
-use crate::lanes::Lanes;
 use crate::search::{Grid, steps};
+use crate::vector::Vector;
 
 /// What each 4-bit index stands for.
 pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -39,7 +39,7 @@ pub(crate) struct Codebook;
 
 impl Grid for Codebook {
     #[inline(always)]
-    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    fn nearest<V: Vector>(self, x: V, inverse: V) -> V {
         nearest(x * inverse, |i| VALUES[i] as f32)
     }
 }
@@ -47,17 +47,17 @@ impl Grid for Codebook {
 impl Codebook {
     /// The index of the value nearest to `x * inverse`.
     #[inline(always)]
-    pub(crate) fn index<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn index<V: Vector>(self, x: V, inverse: V) -> V {
         nearest(x * inverse, |i| i as f32)
     }
 }
 
 /// What `of` says for the index of the value nearest to `x`.
 #[inline(always)]
-fn nearest<const N: usize>(x: Lanes<N>, of: impl Fn(usize) -> f32) -> Lanes<N> {
-    let mut found = Lanes::splat(of(0));
+fn nearest<V: Vector>(x: V, of: impl Fn(usize) -> f32) -> V {
+    let mut found = V::splat(of(0));
     for i in 1..16 {
-        found = Lanes::if_less(Lanes::splat(BOUNDARIES[i]), x, Lanes::splat(of(i)), found);
+        found = V::if_less(V::splat(BOUNDARIES[i]), x, V::splat(of(i)), found);
     }
     found
 }

@@ -3,8 +3,8 @@
 
 use crate::codebook::Codebook;
 use crate::float16::{bf16_to_f32, f32_to_bf16};
-use crate::lanes::Lanes;
 use crate::search::{Grid as _, Levels};
+use crate::vector::Vector;
 
 /// The most groups that a block has.
 pub(crate) const MAX_GROUPS: usize = 16;
@@ -78,7 +78,7 @@ impl Scales {
 impl Grid {
     /// The level nearest to `x * inverse`.
     #[inline(always)]
-    pub(crate) fn nearest<const N: usize>(&self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn nearest<V: Vector>(&self, x: V, inverse: V) -> V {
         match self.codes {
             Codes::Integers(levels) => levels.nearest(x, inverse),
             Codes::Table => Codebook.nearest(x, inverse),
@@ -87,7 +87,7 @@ impl Grid {
 
     /// The minimums that groups of scale `s` have by their factors.
     #[inline(always)]
-    pub(crate) fn minimum_of<const N: usize>(&self, s: Lanes<N>, dmin: Lanes<N>, factor: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn minimum_of<V: Vector>(&self, s: V, dmin: V, factor: V) -> V {
         match self.minimum {
             Factor::OfScale(_) => s * factor,
             _ => dmin * factor,
@@ -96,7 +96,7 @@ impl Grid {
 
     /// The code of the level nearest to `x * inverse`.
     #[inline(always)]
-    pub(crate) fn code<const N: usize>(&self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn code<V: Vector>(&self, x: V, inverse: V) -> V {
         match self.codes {
             Codes::Integers(levels) => levels.nearest(x, inverse),
             Codes::Table => Codebook.index(x, inverse),
@@ -107,9 +107,9 @@ impl Grid {
 impl Factor {
     /// What can be stored nearest to `x`.
     #[inline(always)]
-    pub(crate) fn nearest<const N: usize>(self, x: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn nearest<V: Vector>(self, x: V) -> V {
         match self {
-            Factor::None => Lanes::ZERO,
+            Factor::None => V::zero(),
             Factor::Float(float) => float.nearest(x),
             Factor::Under(levels) | Factor::OfScale(levels) => x.clamp(levels.low, levels.high).round(),
         }
@@ -119,7 +119,7 @@ impl Factor {
 impl Float {
     /// The nearest finite number.
     #[inline(always)]
-    pub(crate) fn nearest<const N: usize>(self, x: Lanes<N>) -> Lanes<N> {
+    pub(crate) fn nearest<V: Vector>(self, x: V) -> V {
         match self {
             Float::F16 => x.to_f16_grid(),
             Float::Bf16 => x.map(|x| bf16_to_f32(f32_to_bf16(x))),

@@ -3,16 +3,13 @@
 //! A group is what shares one scale: a block, or a sub-block of a K-quant. With one group in a lane the searches read like
 //! scalar code, sum each group in element order whatever the vector width, and need no horizontal sums.
 
-use crate::float16::F16_MAX;
+use crate::vector::{ROUNDER, Vector};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// One number of each of `N` groups.
 #[derive(Copy, Clone, Debug)]
 #[repr(align(32))]
 pub(crate) struct Lanes<const N: usize>(pub [f32; N]);
-
-/// Adding this to a number below 2^22 leaves its nearest integer (ties to even) in the last bits.
-const ROUNDER: f32 = 12_582_912.0;
 
 macro_rules! elementwise {
     ($($trait:ident $method:ident $op:tt),*) => {$(
@@ -38,25 +35,22 @@ impl<const N: usize> Neg for Lanes<N> {
     }
 }
 
-impl<const N: usize> Lanes<N> {
-    pub(crate) const ZERO: Self = Lanes([0.0; N]);
-
+impl<const N: usize> Vector for Lanes<N> {
     #[inline(always)]
-    pub(crate) fn splat(x: f32) -> Self {
+    fn splat(x: f32) -> Self {
         Lanes([x; N])
     }
 
     #[inline(always)]
-    pub(crate) fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
+    fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
         for l in 0..N {
             self.0[l] = f(self.0[l]);
         }
         self
     }
 
-    /// `yes` where `a < b`, else `no`.
     #[inline(always)]
-    pub(crate) fn if_less(a: Self, b: Self, yes: Self, no: Self) -> Self {
+    fn if_less(a: Self, b: Self, yes: Self, no: Self) -> Self {
         let mut r = no;
         for l in 0..N {
             r.0[l] = if a.0[l] < b.0[l] { yes.0[l] } else { no.0[l] };
@@ -65,7 +59,7 @@ impl<const N: usize> Lanes<N> {
     }
 
     #[inline(always)]
-    pub(crate) fn min(mut self, other: Self) -> Self {
+    fn min(mut self, other: Self) -> Self {
         for l in 0..N {
             self.0[l] = if self.0[l] < other.0[l] { self.0[l] } else { other.0[l] };
         }
@@ -73,7 +67,7 @@ impl<const N: usize> Lanes<N> {
     }
 
     #[inline(always)]
-    pub(crate) fn max(mut self, other: Self) -> Self {
+    fn max(mut self, other: Self) -> Self {
         for l in 0..N {
             self.0[l] = if self.0[l] > other.0[l] { self.0[l] } else { other.0[l] };
         }
@@ -81,21 +75,13 @@ impl<const N: usize> Lanes<N> {
     }
 
     #[inline(always)]
-    pub(crate) fn abs(self) -> Self {
+    fn abs(self) -> Self {
         self.map(f32::abs)
     }
+}
 
-    /// Into `low..=high`; NaN becomes `low`.
-    #[inline(always)]
-    pub(crate) fn clamp(self, low: f32, high: f32) -> Self {
-        self.max(Self::splat(low)).min(Self::splat(high))
-    }
-
-    /// Nearest integer, ties to even, of numbers below 2^22.
-    #[inline(always)]
-    pub(crate) fn round(self) -> Self {
-        self + Self::splat(ROUNDER) - Self::splat(ROUNDER)
-    }
+impl<const N: usize> Lanes<N> {
+    pub(crate) const ZERO: Self = Lanes([0.0; N]);
 
     /// Integers, of integral numbers below 2^22.
     #[inline(always)]
@@ -105,26 +91,6 @@ impl<const N: usize> Lanes<N> {
             ints[l] = (self.0[l] + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32;
         }
         ints
-    }
-
-    /// `self / divisor`, or 0 where the divisor's magnitude is below 1e-30.
-    #[inline(always)]
-    pub(crate) fn div_or_zero(self, divisor: Self) -> Self {
-        let tiny = Self::splat(1e-30);
-        let safe = Self::if_less(divisor.abs(), tiny, Self::splat(1.0), divisor);
-        Self::if_less(divisor.abs(), tiny, Self::ZERO, self / safe)
-    }
-
-    /// Nearest finite f16 value: what a scale will be once stored.
-    #[inline(always)]
-    pub(crate) fn to_f16_grid(self) -> Self {
-        let x = self.clamp(-F16_MAX, F16_MAX);
-        // Veltkamp's splitting keeps the upper 24 - 13 = 11 bits, f16's precision.
-        let t = x * Self::splat(8193.0);
-        let normal = t - (t - x);
-        // Below 2^-14 the grid is even, with steps of 2^-24: the last bit of numbers near 0.75.
-        let subnormal = x + Self::splat(0.75) - Self::splat(0.75);
-        Self::if_less(x.abs(), Self::splat(1.0 / 16384.0), subnormal, normal)
     }
 
     /// What `f` makes of each `LEN` lanes in a row, in all of them.
@@ -232,6 +198,7 @@ pub(crate) fn store<const N: usize, const LEN: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::float16::F16_MAX;
     use half::f16;
 
     #[test]

@@ -26,6 +26,9 @@ mod simd;
 mod source;
 mod sums;
 mod tensor;
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub use allocation::{Candidate, allocate};
 pub use calibrated::{Effort, Hessian};

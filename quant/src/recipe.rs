@@ -76,6 +76,16 @@ impl Recipe {
         }
     }
 
+    /// What the whole of a large model takes by a recommended mix: as much as llama.cpp's Q8_0, or Q4_K with a Q6_K head. With
+    /// measured losses a better mix of that size is found than by role.
+    pub fn bits_per_weight(self) -> Option<f64> {
+        match self {
+            Recipe::Int8 => Some(8.56),
+            Recipe::Int4 => Some(5.12),
+            Recipe::Uniform(_) => None,
+        }
+    }
+
     fn wanted(self, role: Role) -> Format {
         match (self, role) {
             (Recipe::Int8, _) => Format::Q8_0,

@@ -9,6 +9,7 @@ pub(crate) mod scales;
 
 use crate::grid::Float;
 use crate::lanes::{Lanes, load};
+use crate::vector::Vector;
 
 /// Groups whose magnitudes stay below this are zero: no f16 scale can hold them.
 pub(crate) const TINY: f32 = 1e-15;
@@ -27,7 +28,7 @@ pub(crate) const fn steps<const N: usize>(first: f32, step: f32) -> [f32; N] {
 /// The numbers that a format can hold under a scale of 1.
 pub(crate) trait Grid: Copy {
     /// The number nearest to `x * inverse`.
-    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N>;
+    fn nearest<V: Vector>(self, x: V, inverse: V) -> V;
 }
 
 /// All integers between two.
@@ -41,7 +42,7 @@ pub(crate) struct Levels {
 
 impl Grid for Levels {
     #[inline(always)]
-    fn nearest<const N: usize>(self, x: Lanes<N>, inverse: Lanes<N>) -> Lanes<N> {
+    fn nearest<V: Vector>(self, x: V, inverse: V) -> V {
         (x * inverse).clamp(self.low, self.high).round()
     }
 }

@@ -70,8 +70,26 @@ impl Level {
 }
 
 /// `dispatch!(pub(crate) fn decode = decode_body(bytes: &[u8], out: &mut [f32]))` defines
-/// `decode(level: Level, bytes: &[u8], out: &mut [f32])`, which runs `decode_body` as compiled for `level`.
+/// `decode(level: Level, bytes: &[u8], out: &mut [f32])`, which runs `decode_body` as compiled for `level`. A body that says
+/// `body::<Sixteen>(...)` is generic over the level's [`Sixteen`](crate::vector::Sixteen).
 macro_rules! dispatch {
+    ($vis:vis fn $name:ident = $body:ident::<Sixteen>($($arg:ident: $type:ty),* $(,)?)) => {
+        $vis fn $name(level: $crate::simd::Level, $($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $type),*) {
+                $body::<$crate::wide::Avx2>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $type),*) {
+                $body::<$crate::wide::Avx512>($($arg),*)
+            }
+
+            $crate::simd::dispatch!(@call level, $body::<$crate::lanes::Lanes<16>>, $($arg),*)
+        }
+    };
     ($vis:vis fn $name:ident = $body:ident($($arg:ident: $type:ty),* $(,)?)) => {
         $vis fn $name(level: $crate::simd::Level, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
@@ -86,15 +104,18 @@ macro_rules! dispatch {
                 $body($($arg),*)
             }
 
-            match level.set() {
-                $crate::simd::Set::Plain => $body($($arg),*),
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `Level` of this set is only made after each of these features was detected.
-                $crate::simd::Set::Avx2 => unsafe { avx2($($arg),*) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `Level` of this set is only made after each of these features was detected.
-                $crate::simd::Set::Avx512 => unsafe { avx512($($arg),*) },
-            }
+            $crate::simd::dispatch!(@call level, $body, $($arg),*)
+        }
+    };
+    (@call $level:ident, $plain:expr, $($arg:ident),*) => {
+        match $level.set() {
+            $crate::simd::Set::Plain => $plain($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of this set is only made after each of these features was detected.
+            $crate::simd::Set::Avx2 => unsafe { avx2($($arg),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Level` of this set is only made after each of these features was detected.
+            $crate::simd::Set::Avx512 => unsafe { avx512($($arg),*) },
         }
     };
 }

@@ -4,10 +4,14 @@ use crate::Moments;
 use crate::simd::{Level, dispatch};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// What is added to the diagonal, relative to its mean: without it channels that hardly ever fire would take up any error
 /// that helps the others.
 const DAMPING: f64 = 0.01;
+
+/// The same for tied embeddings (measured: docs/quantization.md).
+const TIED_DAMPING: f64 = 0.5;
 
 /// Columns that the factorization finishes together.
 const STEP: usize = 64;
@@ -24,12 +28,20 @@ pub(super) struct Part {
     n: usize,
     /// (n, n)
     h: Vec<f64>,
+    /// R of `H = R R^T`, upper triangular, once it was asked for: maps of one input share it. (n, n)
+    r: OnceLock<Vec<f64>>,
 }
 
 impl Hessian {
     /// Of these moments.
     pub fn new(moments: &Moments) -> Hessian {
         Hessian::damped(moments, DAMPING)
+    }
+
+    /// Of these moments, for an embedding that is the head as well: its rows are inputs, too, where all channels matter
+    /// alike.
+    pub fn of_tied(moments: &Moments) -> Hessian {
+        Hessian::damped(moments, TIED_DAMPING)
     }
 
     /// The same with `damping` times the mean of the diagonal added to it.
@@ -49,7 +61,7 @@ impl Hessian {
                 }
                 h[i * n + i] += added;
             }
-            Part { n, h }
+            Part::new(n, h)
         };
         Hessian { parts: moments.triangles().map(part).collect() }
     }
@@ -67,7 +79,7 @@ impl Hessian {
         }
         let mut parts = self.parts.clone();
         let last = parts.len() - 1;
-        let Part { n, h } = &self.parts[last];
+        let Part { n, h, .. } = &self.parts[last];
         let wider = n + added;
         let mean = (0..*n).map(|i| h[i * (n + 1)]).sum::<f64>() / *n as f64;
         let mut padded = vec![0.0; wider * wider];
@@ -77,7 +89,7 @@ impl Hessian {
                 None => padded[i * (wider + 1)] = mean,
             }
         }
-        parts[last] = Part { n: wider, h: padded };
+        parts[last] = Part::new(wider, padded);
         Cow::Owned(Hessian { parts })
     }
 
@@ -122,12 +134,19 @@ impl Hessian {
 }
 
 impl Part {
+    fn new(n: usize, h: Vec<f64>) -> Part {
+        Part { n, h, r: OnceLock::new() }
+    }
+
     pub(super) fn width(&self) -> usize {
         self.n
     }
 
-    /// R of `H = R R^T`, upper triangular: (n, n).
-    fn upper(&self) -> Vec<f64> {
+    fn upper(&self) -> &[f64] {
+        self.r.get_or_init(|| self.factor())
+    }
+
+    fn factor(&self) -> Vec<f64> {
         let n = self.n;
         // Cholesky of the matrix with its indices reversed.
         let mut l: Vec<f64> = self.h.iter().rev().copied().collect();
@@ -224,10 +243,10 @@ impl Panels {
             let columns = |m: &[f64], rows: usize| -> Vec<f32> {
                 (0..rows * len).map(|k| m[(k / len) * n + first + k % len] as f32).collect()
             };
-            let own =
-                Part { n: len, h: (0..len * len).map(|k| part.h[(first + k / len) * n + first + k % len]).collect() };
+            let own = (0..len * len).map(|k| part.h[(first + k / len) * n + first + k % len]).collect();
+            let own = Part::new(len, own);
             let own_r = own.upper();
-            let mut before = columns(&r, first);
+            let mut before = columns(r, first);
             for (k, x) in before.iter_mut().enumerate() {
                 let j = first + k % len;
                 *x = (f64::from(*x) / r[j * n + j]) as f32;
@@ -235,9 +254,9 @@ impl Panels {
             GroupPanels {
                 h: columns(&part.h, n),
                 before,
-                feedback: Square::new(&r, n, first, len),
-                refinement: Square::new(&own_r, len, 0, len),
-                inverse: inverse(&own_r, len),
+                feedback: Square::new(r, n, first, len),
+                refinement: Square::new(own_r, len, 0, len),
+                inverse: inverse(own_r, len),
             }
         };
         Panels { groups: (0..n).into_par_iter().step_by(len).map(group).collect() }

@@ -2,133 +2,158 @@
 
 use super::factor::Square;
 use crate::grid::{Factor, Grid};
-use crate::lanes::Lanes;
+use crate::vector::Sixteen;
 
-/// Rows side by side.
-pub(super) const LANES: usize = 16;
-pub(super) type Row16 = Lanes<LANES>;
-
-/// A group as stored: `x = d scale * level - dmin minimum`.
+/// A group as stored: `x = d scale * level - minimum`, where the grid says what minimums are.
 #[derive(Copy, Clone)]
-pub(super) struct Group<const LEN: usize> {
-    pub(super) scale: Row16,
-    pub(super) minimum: Row16,
+pub(super) struct Group<V, const LEN: usize> {
+    pub(super) scale: V,
+    pub(super) minimum: V,
     /// The numbers it holds.
-    pub(super) q: [Row16; LEN],
+    pub(super) q: [V; LEN],
 }
 
-/// Tried around the present scale and minimum. A larger scale reaches as far down with a larger minimum.
-const WITH_MINIMUM: [[f32; 2]; 9] =
-    [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [2.0, 2.0], [-2.0, -2.0]];
-const WITHOUT: [[f32; 2]; 7] = [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-4.0, 0.0], [4.0, 0.0]];
+/// Candidates of a search: as many additions as are under way at a time.
+const CANDIDATES: usize = 8;
+
+/// Steps of scale and minimum, tried around the present ones. A larger scale reaches as far down with a larger minimum.
+type Steps = [[f32; 2]; CANDIDATES];
+const WITH_MINIMUM: Steps =
+    [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [2.0, 2.0]];
+const WITH_ZERO_POINT: Steps =
+    [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0], [-2.0, 0.0], [2.0, 0.0], [-4.0, 0.0]];
+const WITHOUT: Steps =
+    [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-3.0, 0.0], [-4.0, 0.0], [4.0, 0.0]];
 
 /// What a step changes a float scale by, relative to it.
 const SCALE_STEP: f32 = 0.015;
 /// What a step changes a float minimum by, relative to the scale.
 const MINIMUM_STEP: f32 = 0.25;
 
+/// Columns whose sums are taken together: as many additions as are under way at a time.
+const WIDTH: usize = 8;
+
 /// Finds, of the scales and minimums around the present ones, those whose codes have the least error, and the codes.
 ///
 /// Errors are against `target`; column j is rounded from `base[j]` plus what the errors of the columns before leave it.
 /// With `keep` the present numbers stay where nothing is better.
 #[inline(always)]
-pub(super) fn search<const LEN: usize>(
+pub(super) fn search<V: Sixteen, const LEN: usize>(
     grid: &Grid,
-    [d, dmin]: [Row16; 2],
-    target: &[Row16; LEN],
-    base: &[Row16; LEN],
+    [d, dmin]: [V; 2],
+    target: &[V; LEN],
+    base: &[V; LEN],
     square: &Square,
-    present: &Group<LEN>,
+    present: &Group<V, LEN>,
     keep: bool,
-) -> Group<LEN> {
-    let mut best = *present;
-    let mut least = if keep { error(target, base, square, &present.q) } else { Lanes::splat(f32::INFINITY) };
-    let steps: &[[f32; 2]] = if matches!(grid.minimum, Factor::None) { &WITHOUT } else { &WITH_MINIMUM };
-    for step in steps {
-        let (scale, minimum) = moved(grid, present, *step);
-        let s = d * scale;
-        let m = grid.minimum_of(s, dmin, minimum);
-        let inverse = Lanes::splat(1.0).div_or_zero(s);
-        let mut e = [Lanes::ZERO; LEN];
-        let mut q = [Lanes::ZERO; LEN];
-        let mut sum = Lanes::ZERO;
-        for j in 0..LEN {
-            let mut x = base[j];
-            for i in 0..j {
-                x = x + e[i] * Lanes::splat(square.r[i * LEN + j]);
+) -> Group<V, LEN> {
+    let steps = match grid.minimum {
+        Factor::None => &WITHOUT,
+        Factor::OfScale(_) => &WITH_ZERO_POINT,
+        _ => &WITH_MINIMUM,
+    };
+    let factors = steps.map(|step| moved(grid, present, step));
+    let scales = factors.map(|(scale, _)| d * scale);
+    let minimums: [V; CANDIDATES] = std::array::from_fn(|c| grid.minimum_of(scales[c], dmin, factors[c].1));
+    let inverses = scales.map(|s| V::splat(1.0).div_or_zero(s));
+    // All candidates go from column to column together: each has its own chain of additions.
+    let mut e = [[V::zero(); CANDIDATES]; LEN];
+    let mut sums = [V::zero(); CANDIDATES];
+    for j in 0..LEN {
+        let mut x = [base[j]; CANDIDATES];
+        for i in 0..j {
+            let r = V::splat(square.r[i * LEN + j]);
+            for c in 0..CANDIDATES {
+                x[c] = x[c] + e[i][c] * r;
             }
-            q[j] = s * grid.nearest(x + m, inverse) - m;
-            e[j] = target[j] - q[j];
-            let left = x - q[j];
-            sum = sum + left * left * Lanes::splat(square.weight[j]);
         }
-        best.scale = Lanes::if_less(sum, least, scale, best.scale);
-        best.minimum = Lanes::if_less(sum, least, minimum, best.minimum);
+        let weight = V::splat(square.weight[j]);
+        for c in 0..CANDIDATES {
+            let q = scales[c] * grid.nearest(x[c] + minimums[c], inverses[c]) - minimums[c];
+            e[j][c] = target[j] - q;
+            let left = x[c] - q;
+            sums[c] = sums[c] + left * left * weight;
+        }
+    }
+    let mut best = *present;
+    let mut least = if keep { error(target, base, square, &present.q) } else { V::splat(f32::INFINITY) };
+    for c in 0..CANDIDATES {
+        best.scale = V::if_less(sums[c], least, factors[c].0, best.scale);
+        best.minimum = V::if_less(sums[c], least, factors[c].1, best.minimum);
         for j in 0..LEN {
-            best.q[j] = Lanes::if_less(sum, least, q[j], best.q[j]);
+            best.q[j] = V::if_less(sums[c], least, target[j] - e[j][c], best.q[j]);
         }
-        least = least.min(sum);
+        least = sums[c].min(least);
     }
     best
 }
 
 /// The scale and minimum some steps away, as they can be stored.
 #[inline(always)]
-fn moved<const LEN: usize>(grid: &Grid, from: &Group<LEN>, [ds, dm]: [f32; 2]) -> (Row16, Row16) {
+fn moved<V: Sixteen, const LEN: usize>(grid: &Grid, from: &Group<V, LEN>, [ds, dm]: [f32; 2]) -> (V, V) {
     let scale = match grid.scale {
-        Factor::Float(_) => from.scale * Lanes::splat(1.0 + ds * SCALE_STEP),
-        _ => from.scale + Lanes::splat(ds),
+        Factor::Float(_) => from.scale * V::splat(1.0 + ds * SCALE_STEP),
+        _ => from.scale + V::splat(ds),
     };
     let minimum = match grid.minimum {
-        Factor::Float(_) => from.minimum + from.scale * Lanes::splat(dm * MINIMUM_STEP),
-        _ => from.minimum + Lanes::splat(dm),
+        Factor::Float(_) => from.minimum + from.scale * V::splat(dm * MINIMUM_STEP),
+        _ => from.minimum + V::splat(dm),
     };
     (grid.scale.nearest(scale), grid.minimum.nearest(minimum))
 }
 
 /// The error of given numbers.
 #[inline(always)]
-fn error<const LEN: usize>(target: &[Row16; LEN], base: &[Row16; LEN], square: &Square, q: &[Row16; LEN]) -> Row16 {
-    let mut sum = Lanes::ZERO;
+fn error<V: Sixteen, const LEN: usize>(target: &[V; LEN], base: &[V; LEN], square: &Square, q: &[V; LEN]) -> V {
+    let left = gather::<V, LEN>(&std::array::from_fn::<V, LEN, _>(|i| target[i] - q[i]), &square.r);
+    let mut sum = V::zero();
     for j in 0..LEN {
-        let mut left = base[j] - q[j];
-        for i in 0..j {
-            left = left + (target[i] - q[i]) * Lanes::splat(square.r[i * LEN + j]);
-        }
-        sum = sum + left * left * Lanes::splat(square.weight[j]);
+        let left = base[j] - q[j] + left[j];
+        sum = sum + left * left * V::splat(square.weight[j]);
     }
     sum
 }
 
-/// Moves codes one after the other to where the error is least, scales fixed. `h` is H_gg (n, LEN) from the group's first row on.
+/// Moves codes one after the other to where the error is least, scales fixed. `h` is H_gg (LEN, LEN).
 #[inline(always)]
-pub(super) fn descend<const LEN: usize>(
+pub(super) fn descend<V: Sixteen, const LEN: usize>(
     grid: &Grid,
-    [d, dmin]: [Row16; 2],
-    target: &[Row16; LEN],
+    [d, dmin]: [V; 2],
+    target: &[V; LEN],
     h: &[f32],
-    group: &mut Group<LEN>,
+    group: &mut Group<V, LEN>,
     sweeps: usize,
 ) {
     let s = d * group.scale;
     let m = grid.minimum_of(s, dmin, group.minimum);
-    let inverse = Lanes::splat(1.0).div_or_zero(s);
-    let mut gradient = [Lanes::ZERO; LEN];
-    for i in 0..LEN {
-        let e = target[i] - group.q[i];
-        for j in 0..LEN {
-            gradient[j] = gradient[j] + e * Lanes::splat(h[i * LEN + j]);
-        }
-    }
+    let inverse = V::splat(1.0).div_or_zero(s);
+    let mut gradient = gather::<V, LEN>(&std::array::from_fn::<V, LEN, _>(|i| target[i] - group.q[i]), h);
     for _ in 0..sweeps {
         for j in 0..LEN {
-            let wanted = group.q[j] + gradient[j] * Lanes::splat(1.0 / h[j * LEN + j]);
+            let h = &h[j * LEN..][..LEN];
+            let wanted = group.q[j] + gradient[j] * V::splat(1.0 / h[j]);
             let q = s * grid.nearest(wanted + m, inverse) - m;
             let change = q - group.q[j];
             group.q[j] = q;
             for i in 0..LEN {
-                gradient[i] = gradient[i] - change * Lanes::splat(h[j * LEN + i]);
+                gradient[i] = gradient[i] - change * V::splat(h[i]);
             }
         }
     }
+}
+
+/// `x M` of M (x.len(), LEN).
+#[inline(always)]
+pub(super) fn gather<V: Sixteen, const LEN: usize>(x: &[V], m: &[f32]) -> [V; LEN] {
+    let mut out = [V::zero(); LEN];
+    for part in 0..LEN / WIDTH {
+        let mut sums = [V::zero(); WIDTH];
+        for (x, m) in x.iter().zip(m.as_chunks::<LEN>().0) {
+            for j in 0..WIDTH {
+                sums[j] = sums[j] + *x * V::splat(m[part * WIDTH + j]);
+            }
+        }
+        out[part * WIDTH..][..WIDTH].copy_from_slice(&sums);
+    }
+    out
 }

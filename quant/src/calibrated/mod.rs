@@ -18,10 +18,11 @@ pub use factor::Hessian;
 
 use crate::grid::Grid;
 use crate::simd::Level;
+use crate::vector::SIXTEEN;
 use crate::{Error, Format, Result, Tensor};
 use factor::Panels;
 use rayon::prelude::*;
-use rows::{LANES, Matrix};
+use rows::Matrix;
 
 /// How hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +90,44 @@ pub(crate) fn round(blocks: &Blocks<'_>, values: &[f32], hessian: &Hessian, effo
         let panels = Panels::new(part, blocks.grid.group_len);
         let matrix = Matrix { blocks, panels: &panels, cols, first, passes: effort.passes };
         encoded
-            .par_chunks_mut(LANES * blocks.row_bytes)
-            .zip(values.par_chunks(LANES * cols))
+            .par_chunks_mut(SIXTEEN * blocks.row_bytes)
+            .zip(values.par_chunks(SIXTEEN * cols))
             .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
         first += part.width();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Moments;
+
+    #[test]
+    fn every_instruction_set_gives_the_bytes_of_the_plain_one() {
+        let (rows, cols) = (19, 256);
+        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * i % 8191) as f32 - 4000.0) * 1e-4).collect();
+        let mut moments = Moments::new(vec!["map".to_owned()], cols, cols);
+        moments.count = 1;
+        let near = (0..cols).flat_map(|i| (0..=i).map(move |j| 0.9f64.powi((i - j) as i32)));
+        moments.lower = near.collect();
+        let hessian = Hessian::new(&moments);
+        for &format in Format::ALL {
+            let Some(grid) = format.info().grid else { continue };
+            let panels = Panels::new(&hessian.parts()[0], grid.group_len);
+            let row_bytes = format.row_bytes(cols).unwrap();
+            let blocks = Blocks { grid, len: format.block_len(), bytes: format.block_bytes(), row_bytes };
+            let matrix = Matrix { blocks: &blocks, panels: &panels, cols, first: 0, passes: 1 };
+            let start = Tensor::quantize(&values, vec![rows, cols], format, None).unwrap();
+            let rounded = |level| {
+                let mut bytes = start.bytes.to_vec();
+                for (bytes, values) in bytes.chunks_mut(SIXTEEN * row_bytes).zip(values.chunks(SIXTEEN * cols)) {
+                    rows::round(level, &matrix, values, bytes);
+                }
+                bytes
+            };
+            for level in Level::available() {
+                assert!(rounded(level) == rounded(Level::available()[0]), "{format} at {level:?}");
+            }
+        }
     }
 }

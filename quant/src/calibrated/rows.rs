@@ -2,16 +2,13 @@
 
 use super::Blocks;
 use super::factor::Panels;
-pub(super) use super::group::LANES;
-use super::group::{Group, Row16, descend, search};
+use super::group::{Group, descend, gather, search};
 use crate::grid::{MAX_GROUPS, Scales};
-use crate::lanes::Lanes;
 use crate::simd::dispatch;
+use crate::vector::{SIXTEEN, Sixteen};
 
 /// Sweeps of coordinate descent over a group's codes, at each visit.
 const SWEEPS: usize = 2;
-/// Columns whose sums are taken together.
-const WIDTH: usize = 16;
 
 /// What all rows of a matrix share.
 pub(super) struct Matrix<'m> {
@@ -23,59 +20,56 @@ pub(super) struct Matrix<'m> {
     pub(super) passes: usize,
 }
 
-dispatch!(pub(super) fn round = round_body(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]));
+dispatch!(pub(super) fn round = round_body::<Sixteen>(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]));
 
 /// Up to sixteen rows: `bytes` holds their scales, as a search left them, and takes the result.
 #[inline(always)]
-fn round_body(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]) {
+fn round_body<V: Sixteen>(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]) {
     match matrix.blocks.grid.group_len {
-        16 => Rows::<16>::load(matrix, values, bytes).round(bytes),
-        64 => Rows::<64>::load(matrix, values, bytes).round(bytes),
-        128 => Rows::<128>::load(matrix, values, bytes).round(bytes),
-        _ => Rows::<32>::load(matrix, values, bytes).round(bytes),
+        16 => Rows::<V, 16>::load(matrix, values, bytes).round(bytes),
+        64 => Rows::<V, 64>::load(matrix, values, bytes).round(bytes),
+        128 => Rows::<V, 128>::load(matrix, values, bytes).round(bytes),
+        _ => Rows::<V, 32>::load(matrix, values, bytes).round(bytes),
     }
 }
 
-struct Rows<'m, const LEN: usize> {
+struct Rows<'m, V, const LEN: usize> {
     matrix: &'m Matrix<'m>,
-    w: Vec<[Row16; LEN]>,
+    w: Vec<[V; LEN]>,
     /// `w - q`, column after column; zero where nothing has been rounded yet.
-    e: Vec<Row16>,
-    groups: Vec<Group<LEN>>,
+    e: Vec<V>,
+    groups: Vec<Group<V, LEN>>,
     /// `d` and `dmin` of each block.
-    blocks: Vec<[Row16; 2]>,
+    blocks: Vec<[V; 2]>,
 }
 
-impl<'m, const LEN: usize> Rows<'m, LEN> {
+impl<'m, V: Sixteen, const LEN: usize> Rows<'m, V, LEN> {
     #[inline(always)]
     fn load(matrix: &'m Matrix<'m>, values: &[f32], bytes: &[u8]) -> Self {
         let groups = matrix.panels.groups.len();
         let Blocks { len: block_len, bytes: block_bytes, row_bytes, .. } = *matrix.blocks;
         let per_block = block_len / LEN;
-        let none = Group { scale: Lanes::ZERO, minimum: Lanes::ZERO, q: [Lanes::ZERO; LEN] };
+        let none = Group { scale: V::zero(), minimum: V::zero(), q: [V::zero(); LEN] };
         let mut rows = Rows {
             matrix,
-            w: vec![[Lanes::ZERO; LEN]; groups],
-            e: vec![Lanes::ZERO; groups * LEN],
+            w: vec![[V::zero(); LEN]; groups],
+            e: vec![V::zero(); groups * LEN],
             groups: vec![none; groups],
-            blocks: vec![[Lanes::ZERO; 2]; groups / per_block],
+            blocks: vec![[V::zero(); 2]; groups / per_block],
         };
-        for (l, row) in values.chunks_exact(matrix.cols).enumerate() {
-            for (g, values) in row[matrix.first..][..groups * LEN].as_chunks::<LEN>().0.iter().enumerate() {
-                for j in 0..LEN {
-                    rows.w[g][j].0[l] = values[j];
-                }
-            }
+        let lines: Vec<&[f32]> = values.chunks_exact(matrix.cols).map(|row| &row[matrix.first..]).collect();
+        for (i, w) in rows.w.as_flattened_mut().iter_mut().enumerate() {
+            *w = across(|l| lines.get(l).map_or(0.0, |line| line[i]));
         }
         let start = matrix.first / block_len * block_bytes;
-        for (l, row) in bytes.chunks_exact(row_bytes).enumerate() {
-            for b in 0..rows.blocks.len() {
-                let scales = (matrix.blocks.grid.read)(&row[start + b * block_bytes..][..block_bytes]);
-                (rows.blocks[b][0].0[l], rows.blocks[b][1].0[l]) = (scales.d, scales.dmin);
-                for i in 0..per_block {
-                    let group = &mut rows.groups[b * per_block + i];
-                    (group.scale.0[l], group.minimum.0[l]) = (scales.scale[i], scales.minimum[i]);
-                }
+        for (b, block) in rows.blocks.iter_mut().enumerate() {
+            let lines = bytes.chunks_exact(row_bytes).map(|row| &row[start + b * block_bytes..][..block_bytes]);
+            let scales: Vec<Scales> = lines.map(matrix.blocks.grid.read).collect();
+            let factor = |of: &dyn Fn(&Scales) -> f32| across(|l| scales.get(l).map_or(0.0, of));
+            *block = [factor(&|s| s.d), factor(&|s| s.dmin)];
+            for i in 0..per_block {
+                let group = &mut rows.groups[b * per_block + i];
+                (group.scale, group.minimum) = (factor(&|s| s.scale[i]), factor(&|s| s.minimum[i]));
             }
         }
         rows
@@ -91,7 +85,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
     }
 
     #[inline(always)]
-    fn block_of(&self, group: usize) -> [Row16; 2] {
+    fn block_of(&self, group: usize) -> [V; 2] {
         self.blocks[group * LEN / self.matrix.blocks.len]
     }
 
@@ -100,7 +94,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
         for g in 0..self.groups.len() {
             let panel = &self.matrix.panels.groups[g];
             let mut base = self.w[g];
-            let left = gather::<LEN>(&self.e[..g * LEN], &panel.before);
+            let left = gather::<V, LEN>(&self.e[..g * LEN], &panel.before);
             for j in 0..LEN {
                 base[j] = base[j] + left[j];
             }
@@ -114,10 +108,10 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
     fn refine(&mut self) {
         for g in 0..self.groups.len() {
             let panel = &self.matrix.panels.groups[g];
-            let gradient = gather::<LEN>(&self.e, &panel.h);
+            let gradient = gather::<V, LEN>(&self.e, &panel.h);
             let present = self.groups[g];
             let mut target = present.q;
-            let correction = multiply(&panel.inverse, &gradient);
+            let correction = gather::<V, LEN>(&gradient, &panel.inverse);
             for j in 0..LEN {
                 target[j] = target[j] + correction[j];
             }
@@ -129,7 +123,7 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
     }
 
     #[inline(always)]
-    fn take(&mut self, g: usize, found: Group<LEN>) {
+    fn take(&mut self, g: usize, found: Group<V, LEN>) {
         for j in 0..LEN {
             self.e[g * LEN + j] = self.w[g][j] - found.q[j];
         }
@@ -142,53 +136,38 @@ impl<'m, const LEN: usize> Rows<'m, LEN> {
         let Blocks { len: block_len, bytes: block_bytes, row_bytes, .. } = *matrix.blocks;
         let per_block = block_len / LEN;
         let start = matrix.first / block_len * block_bytes;
-        let codes: Vec<[Row16; LEN]> = (0..self.groups.len())
-            .map(|g| {
-                let ([d, dmin], group) = (self.block_of(g), &self.groups[g]);
-                let s = d * group.scale;
-                let m = matrix.blocks.grid.minimum_of(s, dmin, group.minimum);
-                let inverse = Lanes::splat(1.0).div_or_zero(s);
-                group.q.map(|q| matrix.blocks.grid.code(q + m, inverse))
-            })
-            .collect();
-        for (l, row) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-            for (b, [d, dmin]) in self.blocks.iter().enumerate() {
-                let mut scales =
-                    Scales { d: d.0[l], dmin: dmin.0[l], scale: [0.0; MAX_GROUPS], minimum: [0.0; MAX_GROUPS] };
-                let mut block_codes = [0i8; 256];
-                for i in 0..per_block {
-                    let g = b * per_block + i;
-                    scales.scale[i] = self.groups[g].scale.0[l];
-                    scales.minimum[i] = self.groups[g].minimum.0[l];
-                    for j in 0..LEN {
-                        block_codes[i * LEN + j] = codes[g][j].0[l] as i8;
+        for (b, block) in self.blocks.iter().enumerate() {
+            let [d, dmin] = block.map(V::store);
+            let groups = &self.groups[b * per_block..][..per_block];
+            let mut scales =
+                [Scales { d: 0.0, dmin: 0.0, scale: [0.0; MAX_GROUPS], minimum: [0.0; MAX_GROUPS] }; SIXTEEN];
+            let mut codes = [[0i8; 256]; SIXTEEN];
+            for (i, group) in groups.iter().enumerate() {
+                let s = block[0] * group.scale;
+                let m = matrix.blocks.grid.minimum_of(s, block[1], group.minimum);
+                let inverse = V::splat(1.0).div_or_zero(s);
+                let (scale, minimum) = (group.scale.store(), group.minimum.store());
+                for l in 0..SIXTEEN {
+                    (scales[l].d, scales[l].dmin) = (d[l], dmin[l]);
+                    (scales[l].scale[i], scales[l].minimum[i]) = (scale[l], minimum[l]);
+                }
+                for j in 0..LEN {
+                    let code = matrix.blocks.grid.code(group.q[j] + m, inverse).store();
+                    for l in 0..SIXTEEN {
+                        codes[l][i * LEN + j] = code[l] as i8;
                     }
                 }
+            }
+            for (l, row) in bytes.chunks_exact_mut(row_bytes).enumerate() {
                 let block = &mut row[start + b * block_bytes..][..block_bytes];
-                (matrix.blocks.grid.write)(&scales, &block_codes[..block_len], block);
+                (matrix.blocks.grid.write)(&scales[l], &codes[l][..block_len], block);
             }
         }
     }
 }
 
-/// `x M` of M (x.len(), LEN).
+/// What `of` says of every lane.
 #[inline(always)]
-fn gather<const LEN: usize>(x: &[Row16], m: &[f32]) -> [Row16; LEN] {
-    let mut out = [Lanes::ZERO; LEN];
-    for part in 0..LEN / WIDTH {
-        let mut sums = [Lanes::ZERO; WIDTH];
-        for (x, m) in x.iter().zip(m.as_chunks::<LEN>().0) {
-            for j in 0..WIDTH {
-                sums[j] = sums[j] + *x * Lanes::splat(m[part * WIDTH + j]);
-            }
-        }
-        out[part * WIDTH..][..WIDTH].copy_from_slice(&sums);
-    }
-    out
-}
-
-/// `x M` of a symmetric M (LEN, LEN).
-#[inline(always)]
-fn multiply<const LEN: usize>(m: &[f32], x: &[Row16; LEN]) -> [Row16; LEN] {
-    gather::<LEN>(x, m)
+fn across<V: Sixteen>(of: impl Fn(usize) -> f32) -> V {
+    V::load(&std::array::from_fn(of))
 }

@@ -20,6 +20,7 @@ use crate::lanes::{Lanes, load, store};
 use crate::search::scales::Scales;
 use crate::search::{Levels, weights};
 use crate::simd::dispatch;
+use crate::vector::Vector as _;
 
 pub(crate) const BLOCK_LEN: usize = 256;
 pub(crate) const BLOCK_BYTES: usize = 136;

@@ -13,6 +13,7 @@ use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{Grid as _, Levels, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
+use crate::vector::Vector as _;
 
 pub(crate) const BLOCK_LEN: usize = 32;
 pub(crate) const BLOCK_BYTES: usize = 18;

@@ -20,6 +20,7 @@ use crate::lanes::{Lanes, load};
 use crate::search::minimums::{SUB_LEN, SUBS, Scales};
 use crate::search::{Levels, mean_square, steps, weights};
 use crate::simd::dispatch;
+use crate::vector::Vector as _;
 
 pub(crate) const BLOCK_LEN: usize = 256;
 pub(crate) const BLOCK_BYTES: usize = 144;

@@ -11,6 +11,7 @@ use crate::grid::{Codes, Factor, Float, Grid, Scales};
 use crate::lanes::{Lanes, load, store};
 use crate::search::{Grid as _, Levels, TINY, mean_square, refine, scale, steps, weights};
 use crate::simd::dispatch;
+use crate::vector::Vector as _;
 
 const HEADER: usize = 5;
 const LANES: usize = 16;

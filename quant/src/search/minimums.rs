@@ -3,6 +3,7 @@
 
 use super::scale_and_minimum;
 use crate::lanes::{Lanes, store};
+use crate::vector::Vector as _;
 
 /// Sub-blocks, and elements of each.
 pub(crate) const SUBS: usize = 8;

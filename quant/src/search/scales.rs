@@ -4,6 +4,7 @@
 
 use super::{Fit, Grid, Levels, fit, scale};
 use crate::lanes::Lanes;
+use crate::vector::Vector as _;
 
 /// The scale of each super-block (as stored), its sub-blocks' integer scales, and what they amount to.
 #[derive(Copy, Clone)]
