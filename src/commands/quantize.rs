@@ -21,7 +21,9 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
             Plan::within(&model, target, &rules, calibration, &args.device.open(Mode::Exact)?)?
         }
         (_, Some(_), None) => return Err("--target-bpw: expected a --calibration to measure on".into()),
-        (Some(recipe), None, _) => Plan::new(&model, recipe, &rules)?,
+        (Some(recipe), None, calibration) => {
+            Plan::of_recipe(&model, recipe, &rules, calibration.as_ref(), &args.device)?
+        }
         (None, None, _) => return Err("expected --to TYPE or --target-bpw X".into()),
     };
     if args.dry_run {

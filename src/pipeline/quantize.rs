@@ -3,18 +3,21 @@
 use super::sensitivity::measure;
 use super::write::{Written, write_gguf};
 use crate::Result;
-use crate::device::{Device, on_device};
+use crate::device::{Device, DeviceArgs, Mode, on_device};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 use std::str::FromStr;
 use tamborim_converters::gguf::CalibrationFile;
-use tamborim_model::TensorSpec;
+use tamborim_model::{Role, TensorSpec};
 use tamborim_quant::{Calibration, Choice, Effort, Format, Hessian, Recipe, Tensor, allocate};
 
 /// What `--target-bpw` chooses from. Others of as many bits lose more at the same size (docs/quantization.md).
-const WANTED: [Format; 5] = [Format::Iq4Xs, Format::Q4K, Format::Q5K, Format::Q6K, Format::Q8_0];
+const WANTED: [Format; 7] =
+    [Format::Iq4Xs, Format::Q4K, Format::Q5K, Format::Q6K, Format::Q8_0, Format::F16, Format::Bf16];
 /// Calibration tokens on which each tensor's sensitivity is measured.
 const SENSITIVITY_TOKENS: usize = 1024;
 
@@ -50,6 +53,31 @@ pub fn refuse_idle<T>(model: &OpenModel, rules: &[Rule<T>]) -> Result<()> {
     }
 }
 
+/// The Hessian of the last map's input: maps of one input follow each other, and share its factors.
+#[derive(Default)]
+pub struct LastHessian(RefCell<Option<(Vec<String>, Rc<Hessian>)>>);
+
+impl LastHessian {
+    /// Of the input of `spec`'s map; none where the calibration never saw it.
+    pub fn hessian(
+        &self,
+        calibration: &CalibrationFile,
+        model: &OpenModel,
+        spec: &TensorSpec,
+    ) -> Result<Option<Rc<Hessian>>> {
+        if let Some((maps, hessian)) = &*self.0.borrow()
+            && maps.contains(&spec.name)
+        {
+            return Ok(Some(hessian.clone()));
+        }
+        let Some(moments) = calibration.moments(&spec.name)? else { return Ok(None) };
+        let is_tied = spec.role == Role::Embedding && model.source().plan().tied;
+        let hessian = Rc::new(if is_tied { Hessian::of_tied(&moments) } else { Hessian::new(&moments) });
+        *self.0.borrow_mut() = Some((moments.maps, hessian.clone()));
+        Ok(Some(hessian))
+    }
+}
+
 /// A tensor's row of the plan.
 pub struct Row {
     pub spec: TensorSpec,
@@ -71,9 +99,48 @@ impl Plan {
         Ok(Plan { rows: model.source().plan().tensors().into_iter().map(row).collect() })
     }
 
+    /// A recipe's formats; where there is a calibration to measure on, those that lose least in the space that the recipe is
+    /// known for.
+    pub fn of_recipe(
+        model: &OpenModel,
+        recipe: Recipe,
+        rules: &[Rule<Format>],
+        calibration: Option<&CalibrationFile>,
+        device: &DeviceArgs,
+    ) -> Result<Plan> {
+        match (recipe.bits_per_weight(), calibration) {
+            (Some(bits), Some(calibration)) if !calibration.windows().is_empty() => {
+                Plan::measured(model, bits, rules, calibration, &device.open(Mode::Exact)?)
+            }
+            _ => Plan::new(model, recipe, rules),
+        }
+    }
+
     /// The formats that lose least at no more than `bits_per_weight` over the whole file, by what each tensor was measured
     /// to cost.
+    ///
+    /// # Errors
+    /// If the smallest types take more.
     pub fn within(
+        model: &OpenModel,
+        bits_per_weight: f64,
+        rules: &[Rule<Format>],
+        calibration: &CalibrationFile,
+        device: &Device,
+    ) -> Result<Plan> {
+        let plan = Plan::measured(model, bits_per_weight, rules, calibration, device)?;
+        match plan.bits_per_weight() <= bits_per_weight {
+            true => Ok(plan),
+            false => Err(format!(
+                "--target-bpw {bits_per_weight}: expected at least {:.3}, what the smallest types take",
+                plan.bits_per_weight()
+            )
+            .into()),
+        }
+    }
+
+    /// The same, or the smallest types where they take more.
+    fn measured(
         model: &OpenModel,
         bits_per_weight: f64,
         rules: &[Rule<Format>],
@@ -112,14 +179,7 @@ impl Plan {
             (spec, Some((taken.format, taken.loss)))
         });
         let plan = Plan { rows: measured.chain(other.into_iter().map(|spec| (spec, None))).map(row).collect() };
-        match plan.bits_per_weight() <= bits_per_weight {
-            true => Ok(plan),
-            false => Err(format!(
-                "--target-bpw {bits_per_weight}: expected at least {:.3}, what the smallest types take",
-                plan.bits_per_weight()
-            )
-            .into()),
-        }
+        Ok(plan)
     }
 
     /// Writes the model by this plan; with a calibration, rounded for what its maps' inputs are.
@@ -128,15 +188,12 @@ impl Plan {
             let row = self.rows.iter().find(|r| r.spec.name == spec.name);
             Ok(row.map_or(Format::F32, |r| r.choice.format))
         };
+        let last = LastHessian::default();
         write_gguf(model, output, "quantize", format, |spec, tensor, to| {
-            let moments = match calibration {
-                Some(calibration) if to.is_quantized() => calibration.moments(&spec.name)?,
-                _ => None,
-            };
-            match moments {
+            let calibration = calibration.filter(|_| to.is_quantized());
+            match calibration.map(|c| last.hessian(c, model, spec)).transpose()?.flatten() {
                 None => Ok(tensor.recode(to, None)?),
-                Some(moments) => {
-                    let hessian = Hessian::new(&moments);
+                Some(hessian) => {
                     let shape = tensor.shape.clone();
                     Ok(Tensor::quantize_calibrated(&tensor.to_f32(), shape, to, &hessian, Effort::default())?)
                 }

@@ -1,6 +1,6 @@
 //! From a model and a wish to a quantized ONNX file: integers of 4 or 8 bits in blocks, or floats.
 
-use super::quantize::{Rule, refuse_idle, ruled};
+use super::quantize::{LastHessian, Rule, refuse_idle, ruled};
 use super::write::Written;
 use super::write_onnx::{nearest_blocks, write_onnx};
 use crate::Result;
@@ -9,7 +9,7 @@ use std::path::Path;
 use tamborim_converters::gguf::CalibrationFile;
 use tamborim_converters::onnx::{Options, Storage};
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Calibration, Effort, Format, Hessian, NBits, NBitsMatrix, Recipe, StoredAs};
+use tamborim_quant::{Effort, Format, NBits, NBitsMatrix, Recipe, StoredAs};
 
 /// Blocks that there are, longest first.
 const BLOCKS: [usize; 4] = [128, 64, 32, 16];
@@ -78,12 +78,12 @@ impl OnnxPlan {
             let row = self.rows.iter().find(|(s, _)| s.name == spec.name);
             Ok(row.map_or(Storage::Float(Format::F32), |(_, storage)| *storage))
         };
+        let last = LastHessian::default();
         write_onnx(model, output, "quantize", Options::default(), storage, |spec, tensor, grid| {
-            match calibration.map(|c| c.moments(&spec.name)).transpose()?.flatten() {
+            match calibration.map(|c| last.hessian(c, model, spec)).transpose()?.flatten() {
                 None => nearest_blocks(spec, tensor, grid),
-                Some(moments) => {
-                    let (hessian, extent) = (Hessian::new(&moments), [spec.shape[0], spec.shape[1]]);
-                    let numbers = tensor.to_f32();
+                Some(hessian) => {
+                    let (extent, numbers) = ([spec.shape[0], spec.shape[1]], tensor.to_f32());
                     Ok(NBitsMatrix::quantize_calibrated(&numbers, extent, grid, &hessian, Effort::default())?)
                 }
             }
