@@ -175,8 +175,8 @@ pub struct Quantize {
     /// File to write: .gguf or .onnx
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
-    /// int4 and int8 are recommended mixes; or one format: q8_0, q6_k, q5_k, q4_k, q5_0, q4_1, q4_0,
-    /// iq4_nl, iq4_xs, f16, bf16, f32 (ONNX: int4, int8 and the floats)
+    /// int4 and int8 are recommended mixes, measured where there is a calibration; or one format: q8_0, q6_k, q5_k, q4_k,
+    /// q5_0, q4_1, q4_0, iq4_nl, iq4_xs, f16, bf16, f32 (ONNX: int4, int8 and the floats)
     #[arg(long, value_name = "TYPE", required_unless_present = "target_bpw", conflicts_with = "target_bpw")]
     pub to: Option<Recipe>,
     /// Choose each tensor's type by what it was measured to cost, so that the whole file takes at most this many bits per

@@ -289,6 +289,16 @@ fn a_calibration_brings_the_model_closer_at_the_same_size() {
 }
 
 #[test]
+fn a_recipe_with_a_calibration_is_measured() {
+    let dir = temp();
+    let calibration = calibration(dir.path());
+    let plan =
+        tamborim!["quantize", demo_model(), "--to", "int4", "--calibration", calibration, "--dry-run"].succeeds();
+    let total = plan.stdout.lines().last().expect("a total").to_owned();
+    assert!(total.contains(" at 5.1") && total.contains("expected KLD"), "{total}");
+}
+
+#[test]
 fn a_target_needs_a_calibration_and_room() {
     let dir = temp();
     let out = dir.path().join("out.gguf");
