@@ -139,8 +139,9 @@ def genai(folder, library, count, *tokens):
 def main():
     what, arguments = sys.argv[1], sys.argv[2:]
     if what == "poison":
+        model = poisoned(arguments[0]).SerializeToString()
         with open(arguments[1], "wb") as out:
-            out.write(poisoned(arguments[0]).SerializeToString())
+            out.write(model)
     else:
         {"kernel_wins": kernel_wins, "refusals": refusals, "threads": threads, "genai": genai}[what](*arguments)
 
