@@ -112,8 +112,11 @@ pub struct Convert {
     /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours
     pub source: PathBuf,
     /// File to write: .gguf, .onnx or .safetensors
-    #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "genai")]
+    pub output: Option<PathBuf>,
+    /// Write a folder that onnxruntime-genai runs, with the model as ONNX
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    pub genai: Option<PathBuf>,
     #[command(flatten)]
     pub open: Open,
     /// Type of the linear maps
@@ -173,8 +176,11 @@ pub struct Quantize {
     /// Checkpoint, safetensors file, Hugging Face folder, GGUF or ONNX of ours
     pub model: PathBuf,
     /// File to write: .gguf or .onnx
-    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "genai"])]
     pub output: Option<PathBuf>,
+    /// Write a folder that onnxruntime-genai runs, with the model as ONNX
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    pub genai: Option<PathBuf>,
     /// int4 and int8 are recommended mixes, measured where there is a calibration; or one format: q8_0, q6_k, q5_k, q4_k,
     /// q5_0, q4_1, q4_0, iq4_nl, iq4_xs, f16, bf16, f32 (ONNX: int4, int8 and the floats)
     #[arg(long, value_name = "TYPE", required_unless_present = "target_bpw", conflicts_with = "target_bpw")]

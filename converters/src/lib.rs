@@ -19,6 +19,7 @@ pub mod safetensors;
 mod safetensors_writer;
 pub mod shards;
 pub mod text;
+pub mod tokenizer_json;
 
 pub use atomic::AtomicFile;
 pub use canonical::CheckpointModel;

@@ -1,9 +1,11 @@
 use crate::cli::{Convert, Dtype};
 use crate::output::bytes;
+use crate::pipeline::genai::{self, write_folder};
 use crate::pipeline::write::{Written, as_float, nearest, write_gguf, write_safetensors};
 use crate::pipeline::write_onnx::{nearest_blocks, write_onnx};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
+use std::path::Path;
 use tamborim_converters::onnx::{Options, Storage};
 use tamborim_model::TensorSpec;
 use tamborim_quant::Format;
@@ -11,23 +13,32 @@ use tamborim_quant::Format;
 pub fn run(args: &Convert) -> Result<Outcome> {
     let model = OpenModel::open(&args.source, &args.open)?;
     let read = model.bytes()?;
-    let extension = args.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let output = genai::output(args.output.as_ref(), args.genai.as_ref())?;
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let choose = |spec: &TensorSpec| chosen(args.dtype, &model, spec);
     let Written { bytes: written, seconds } = match extension {
-        "gguf" => write_gguf(&model, &args.output, "convert", choose, nearest)?,
+        "gguf" => write_gguf(&model, &output, "convert", choose, nearest)?,
         "onnx" => {
             let storage = |spec: &TensorSpec| Ok(Storage::Float(as_float(choose(spec)?)));
-            write_onnx(&model, &args.output, "convert", Options { pure: args.pure_onnx }, storage, nearest_blocks)?
+            let options = Options { pure: args.pure_onnx };
+            let write = |path: &Path| write_onnx(&model, path, "convert", options, storage, nearest_blocks);
+            match &args.genai {
+                Some(folder) => write_folder(&model, folder, write)?,
+                None => write(&output)?,
+            }
         }
-        "safetensors" => write_safetensors(&model, &args.output, choose)?,
+        "safetensors" => write_safetensors(&model, &output, choose)?,
         _ => {
-            let output = args.output.display();
-            return Err(format!("{output}: expected a file name that ends in .gguf, .onnx or .safetensors").into());
+            return Err(format!(
+                "{}: expected a file name that ends in .gguf, .onnx or .safetensors",
+                output.display()
+            )
+            .into());
         }
     };
     eprintln!(
         "{}: {} to {} in {:.2} s ({:.2} GB/s)",
-        args.output.display(),
+        output.display(),
         bytes(read),
         bytes(written),
         seconds,

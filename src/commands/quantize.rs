@@ -2,6 +2,7 @@ use crate::cli::Quantize;
 use crate::device::Mode;
 use crate::output::{bytes, note, table};
 use crate::pipeline::calibrate::open_calibration;
+use crate::pipeline::genai::{self, write_folder};
 use crate::pipeline::quantize::{Plan, Rule};
 use crate::pipeline::quantize_onnx::{OnnxPlan, Wish, stored_as};
 use crate::pipeline::write::Written;
@@ -10,7 +11,7 @@ use crate::{Outcome, Result};
 use std::path::Path;
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
-    if args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
+    if args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
         return run_onnx(args);
     }
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
@@ -46,9 +47,10 @@ fn run_onnx(args: &Quantize) -> Result<Outcome> {
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
-    let (Some(recipe), Some(output)) = (args.to, &args.output) else {
+    let Some(recipe) = args.to else {
         return Err("--target-bpw: expected a .gguf to write; for .onnx give --to int8 or int4".into());
     };
+    let output = genai::output(args.output.as_ref(), args.genai.as_ref())?;
     let wish = Wish { recipe, block: args.block, symmetric: args.symmetric, rules: &rules };
     let plan = OnnxPlan::new(&model, &wish)?;
     plan.notes.iter().for_each(|line| note(line.clone()));
@@ -56,8 +58,12 @@ fn run_onnx(args: &Quantize) -> Result<Outcome> {
         print_onnx(&plan);
         return Ok(Outcome::Done);
     }
-    let written = plan.write(&model, output, calibration.as_ref())?;
-    report(output, &written, plan.bits_per_weight(), plan.parameters());
+    let write = |path: &Path| plan.write(&model, path, calibration.as_ref());
+    let written = match &args.genai {
+        Some(folder) => write_folder(&model, folder, write)?,
+        None => write(&output)?,
+    };
+    report(&output, &written, plan.bits_per_weight(), plan.parameters());
     Ok(Outcome::Done)
 }
 

@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod decode;
 pub mod fingerprint;
+pub mod genai;
 pub mod parity;
 pub mod quantize;
 pub mod quantize_onnx;

@@ -11,6 +11,7 @@ mod formats;
 mod hostile;
 mod inspect;
 mod logits;
+mod onnx;
 mod onnxruntime;
 mod quantize;
 mod report;

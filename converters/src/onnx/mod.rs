@@ -1,5 +1,6 @@
 //! ONNX: models as graphs that ONNX Runtime runs. See `docs/onnx.md`.
 
+mod genai;
 mod graph;
 mod metadata;
 mod model;
@@ -10,6 +11,7 @@ mod reader;
 mod wire;
 mod writer;
 
+pub use genai::genai_config;
 pub use graph::{Export, Options, Part, Storage, Stored, export};
 pub use metadata::{Layout, TensorLayout};
 pub use model::OnnxModel;
