@@ -74,9 +74,6 @@ INLINE uint4 load_stream16(const void* p) {
 INLINE void keep(int& x) { asm volatile("" : "+r"(x)); }
 INLINE void keep(const uint8_t*& x) { asm volatile("" : "+l"(x)); }
 
-// Brings what is around `p` into L2.
-INLINE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
 INLINE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 // 16 bytes from global to shared memory, both 16-byte aligned; where `valid` is false, zeros.
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) {
@@ -89,10 +86,6 @@ INLINE void copy_async16_first(void* shared, const void* global, int bytes) {
 // 4 bytes, both 4-byte aligned; where `valid` is false, zeros.
 INLINE void copy_async4(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 4 : 0) : "memory");
-}
-// 8 bytes, both 8-byte aligned.
-INLINE void copy_async8(void* shared, const void* global) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
 INLINE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N groups of this thread are under way.
@@ -152,6 +145,14 @@ INLINE void phase_arrive(Phase* p) { asm volatile("mbarrier.arrive.shared.b64 _,
 INLINE void phase_arrive_after_copies(Phase* p) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(p)) : "memory");
 }
+// Runs of bytes, a multiple of 16 at 16-byte aligned addresses, copied by one thread, which arrives once they have landed.
+INLINE void copy_bulk(void* shared, const void* global, int bytes, Phase* landed) {
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(landed)), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(landed)) : "memory");
+}
+// Between phase_init and the first copy_bulk of the same thread.
+INLINE void fence_phase_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 INLINE void phase_wait(Phase* p, int parity) {
     uint32_t done;
     do {

@@ -43,6 +43,7 @@ INLINE void conv1d(const T* __restrict__ x, int x_stride, const float* __restric
     for (int j = 0; j < WIDTH; ++j)
         if (j >= WIDTH - width) row_f32(tap[j], taps + (int64_t)(j - (WIDTH - width)) * channels);
     if (bias) row_f32(start, bias);
+    next_kernel_start();
     previous_kernel_wait();
 
     int run = max((length + (int)gridDim.y - 1) / (int)gridDim.y, WIDTH - 1);
@@ -116,7 +117,6 @@ INLINE void conv1d(const T* __restrict__ x, int x_stride, const float* __restric
                 if (v < valid) to[v] = t >= 0 ? load(from + v) : to[(int64_t)length * channels + v];
         }
     }
-    next_kernel_start();
 }
 
 #define CONV1D(name, T, V, WIDTH)                                                                                      \

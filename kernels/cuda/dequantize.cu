@@ -101,7 +101,7 @@ struct Bf16 {
         T* to = out + i * k; \
         body; \
     }
-#define TOKENS(body) ROWS(float, const int64_t row = tokens[i]; if (row < 0 || row >= n) store_nan(to, k); else body)
+#define TOKENS(body) { next_kernel_start(); ROWS(float, const int64_t row = tokens[i]; if (row < 0 || row >= n) store_nan(to, k); else body) }
 
 #define QUANTIZED(name, F) \
     extern "C" __global__ void __launch_bounds__(256) dequantize_##name##_f32( \

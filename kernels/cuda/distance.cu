@@ -1,4 +1,4 @@
-// How far the logits of two models are apart, a position at a time, and the likeliest token.
+// How far the logits of two models are apart, a position at a time, and the choice of the likeliest token.
 //
 //   logit_distance   for rows a (reference) and b (candidate) of logits over the true vocabulary, p = softmax(a), q =
 //                    softmax(b):
@@ -16,19 +16,20 @@
 //     an order that depends
 //     on the number of tokens alone, so that a row against itself gives exactly 0.
 //
-//   argmax_f32       index of the largest number of each row, of equal ones the first
+//   next_token       the likeliest token by one row of logits, of equal ones the first, becomes the next to run:
+//                    position += 1, token = it, taken[position % capacity] = it
 //
 //   reference  (L, vocab) float32, rows `reference_stride` apart (padding excluded)
 //   candidate  (L, vocab) float32, rows `candidate_stride` apart
 //   targets    (L) uint32, each below vocab
 //   out        L records of 48 bytes as above
-//   x          (L, n) float32, rows `x_stride` apart; out (L) uint32
+//   logits     (vocab) float32; position int64; token uint32; taken (capacity) uint32
 //
 //   kernel           grid   block   dynamic shared bytes
 //   logit_distance   L      256     none
-//   argmax_f32       L      256 to 1024, a multiple of 32   none
+//   next_token       1      256 to 1024, a multiple of 32   none
 //
-// Any L, vocab, n >= 1 (below 2^31 - 4). Rows are read 4 numbers at a time where both start 16-byte aligned and have
+// Any L, vocab >= 1 (below 2^31 - 4). Rows are read 4 numbers at a time where both start 16-byte aligned and have
 // strides that are multiples of 4, else one at a time. logit_distance reads each row twice, the second time mostly from
 // L2.
 #include "common.cuh"
@@ -196,7 +197,8 @@ template <int V> INLINE void distance(const float* a, const float* b, int target
     *out = d;
 }
 
-template <int V> INLINE void argmax(const float* x, int n, uint32_t* out) {
+// Index of the largest of n numbers, of equal ones the first, in thread 0.
+template <int V> INLINE int argmax(const float* x, int n) {
     __shared__ float values[32];
     __shared__ int indices[32];
     float most = least();
@@ -217,11 +219,11 @@ template <int V> INLINE void argmax(const float* x, int n, uint32_t* out) {
     warp_first(most, first);
     if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = most, indices[threadIdx.x / 32] = first;
     __syncthreads();
-    if (threadIdx.x >= 32) return;
+    if (threadIdx.x >= 32) return NONE;
     const bool filled = threadIdx.x < blockDim.x / 32;
     most = filled ? values[threadIdx.x] : least(), first = filled ? indices[threadIdx.x] : NONE;
     warp_first(most, first);
-    if (threadIdx.x == 0) *out = first;
+    return first;
 }
 
 } // namespace
@@ -237,12 +239,12 @@ extern "C" __global__ void __launch_bounds__(256)
         distance<1>(a, b, targets[blockIdx.x], vocab, out + blockIdx.x);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) argmax_f32(const float* x, int64_t x_stride, uint32_t* out, int n) {
+extern "C" __global__ void __launch_bounds__(1024)
+    next_token(const float* logits, int vocab, int64_t* position, uint32_t* token, uint32_t* taken, int capacity) {
     next_kernel_start();
     previous_kernel_wait();
-    const float* row = x + blockIdx.x * x_stride;
-    if (is_aligned(x, x_stride, 16))
-        argmax<4>(row, n, out + blockIdx.x);
-    else
-        argmax<1>(row, n, out + blockIdx.x);
+    const int likeliest = is_aligned(logits, 0, 16) ? argmax<4>(logits, vocab) : argmax<1>(logits, vocab);
+    if (threadIdx.x) return;
+    *token = likeliest;
+    taken[++*position % capacity] = likeliest;
 }

@@ -5,13 +5,11 @@
 //   add_T             x float32, y T                   x += y, in place
 //   silu_T            out T, x T                       silu(x)
 //   silu_times_T      out T, gate T, up T              silu(gate) up
-//   scale_T           out T, x T                       x factor
 //   decay_gate_T      out float32, x T                 sigmoid(x)^(1/16), the decay of gated linear attention
 //   mega_gate_T       out T, u T, h T, x T, r float32  sigmoid(u) (silu(h + x) - r)
 //   copy_T            out T, x T                       x
 //   f32_to_bf16       out bf16, x float32              x
 //   bf16_to_f32       out float32, x bf16              x
-//   fill_T            out T                            value
 //
 // T is float32 (*_f32) or bf16 (*_bf16; computed in float32). out may be one of the inputs.
 //
@@ -96,10 +94,6 @@ template <typename T> constexpr int WIDTH = 16 / sizeof(T);
         map<WIDTH<T>>([](float gate, float up) { return silu_in<T>(gate) * up; }, rows, n, View<T>{out, out_stride}, \
                       View<const T>{gate, gate_stride}, View<const T>{up, up_stride});                               \
     }                                                                                                                \
-    KERNEL scale_##suffix(const T* x, int64_t x_stride, float factor, T* out, int64_t out_stride, int rows, int n) { \
-        map<WIDTH<T>>([=](float x) { return x * factor; }, rows, n, View<T>{out, out_stride},                        \
-                      View<const T>{x, x_stride});                                                                   \
-    }                                                                                                                \
     KERNEL decay_gate_##suffix(const T* x, int64_t x_stride, float* out, int64_t out_stride, int rows, int n) {      \
         /* log sigmoid(x) = min(x, 0) - log(1 + e^-|x|), exact at both ends */                                       \
         map<WIDTH<T>>([](float x) { return expf((fminf(x, 0.0f) - log1pf(expf(-fabsf(x)))) / 16.0f); }, rows, n,     \
@@ -114,9 +108,6 @@ template <typename T> constexpr int WIDTH = 16 / sizeof(T);
     }                                                                                                                \
     KERNEL copy_##suffix(const T* x, int64_t x_stride, T* out, int64_t out_stride, int rows, int n) {                \
         map<WIDTH<T>>([](float x) { return x; }, rows, n, View<T>{out, out_stride}, View<const T>{x, x_stride});     \
-    }                                                                                                                \
-    KERNEL fill_##suffix(T* out, int64_t out_stride, float value, int rows, int n) {                                 \
-        map<WIDTH<T>>([=] { return value; }, rows, n, View<T>{out, out_stride});                                     \
     }
 
 INSTANCES(float, f32)

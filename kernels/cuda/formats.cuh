@@ -159,10 +159,10 @@ struct Q4_K : SuperBlock {
     static INLINE uint2 levels(uint32_t code, uint32_t second, uint2 h, int w) { return Q4_1::levels(code, second, h, w); }
     static INLINE UnitScale scale(const uint8_t* side, const uint8_t*, int j) {
         uint4 header = *(const uint4*)side;
-        int shift = 8 * (j & 3);
-        uint32_t s = header.y >> shift, m = header.z >> shift, both = header.w >> shift;
-        uint32_t scale = j < 4 ? s & 63 : (both & 15) | ((s >> 2) & 48);
-        uint32_t minimum = j < 4 ? m & 63 : ((both >> 4) & 15) | ((m >> 2) & 48);
+        const int byte = 8 * (j & 3), shift = j < 4 ? byte : byte + 2;
+        const uint32_t upper = j < 4 ? 63 : 48, lower = j < 4 ? 0 : 15;
+        const uint32_t scale = ((header.y >> shift) & upper) | ((header.w >> byte) & lower);
+        const uint32_t minimum = ((header.z >> shift) & upper) | ((header.w >> (byte + 4)) & lower);
         float d = f16_to_f32((f16_t)(header.x & 0xffff)) * (float)(int)scale;
         return {d, d, f16_to_f32((f16_t)(header.x >> 16)) * (float)(int)minimum};
     }

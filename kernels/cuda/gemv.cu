@@ -14,6 +14,10 @@
 //                0 float32   1 bf16   2 float32, added to what is there   3 silu(gate) * up as float32   4 the same as bf16
 //                With 3 and 4 there are n / 2 outputs: output i is rows i and n / 2 + i of plain numbers, rows 2 i and 2 i + 1 of a
 //                quantized W (interleave them when repacking). y must not overlap x.
+//   conv_taps, conv_bias, conv_past, conv_channels, conv_width
+//                the causal convolution of conv1d.cu that the first conv_channels outputs (0: none) go through, for one
+//                token and y_kind 0 or 1: float32 (conv_width, conv_channels), (conv_channels) or null,
+//                (conv_width - 1, conv_channels), of which the last is replaced
 //   n, k, stride, x_kind, x_stride, tokens, y_kind, y_stride
 //   each, more, inverse_tiles      what the launch decides:
 //
@@ -21,11 +25,13 @@
 //   tiles = ceil(k / L)        L: f32 128, f16 and bf16 256, quantized 256
 //   units                      quantized: ceil(n / 4); plain numbers: the outputs
 //   each = units / blocks, more = units % blocks, inverse_tiles = 1.0f / tiles
-// Dynamic shared bytes, with warps = threads / 32, stages of S P tiles of TILE bytes (f32, f16, bf16: 512; quantized: formats.cuh), and
-//   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 288, fast q4_1, q4_k, q5_k 320
+// Dynamic shared bytes, at least, with warps = threads / 32 and a ring of S stages (plain numbers 8, quantized 3) of TILES
+// tiles of TILE bytes (f32, f16, bf16: 512; quantized: formats.cuh), TILES = 1 where TILE > 800, else 2:
+//   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 384
 //   ROWS   quantized 4, plain numbers 1;   capacity = (each + 1) * (quantized 4; plain numbers 1, with a gate 2)
-//   warps S P TILE + M tiles X + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS)
-//   S = 5, P = 1 for all kernels: more would be faster alone, but then the next kernel of a chain finds no room beside
+//   warps S (TILES TILE + 16) + M tiles X
+//     + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS + (2 conv_width - 1) capacity)
+// and best more than half of a multiprocessor's: then blocks are spread evenly even where the kernel before has not ended.
 // Where that passes what a block may have (k very long, M = 8) take fewer threads or fewer tokens a launch.
 //
 // Limits: units per block times tiles < 2^20. The order of sums depends on blocks, threads, n and k alone.
@@ -34,7 +40,7 @@
 #include "gemv.cuh"
 
 #define GEMV(name, W, M, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##M(const Gemv g) { gemv<FloatProduct<W>, M, TILES, STAGES>(g); }
+    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##M(const Gemv g) { gemv<FloatProduct<W>, M>(g); }
 // 64 registers, so that a block of the next kernel fits beside.
 #define ALL(name, W) GEMV(name, W, 1, 2) GEMV(name, W, 4, 1) GEMV(name, W, 8, 1)
 ALL(f32, F32)

@@ -1,17 +1,18 @@
 // y = W x for 1 ... M tokens: the body of all gemv kernels. gemv.cu has the arguments, the launch and the instances.
 //
 // What bounds it is reading W once from memory, so everything serves keeping enough bytes under way:
-// - each warp streams its part of W through a ring of S stages in shared memory (asynchronous copies: no registers hold what is under
+// - each warp streams its part of W through a ring of stages in shared memory (asynchronous copies: no registers hold what is under
 //   way), first filled before the kernel waits for its predecessor, since weights depend on nothing;
-// - a block owns consecutive rows and its warps share the work evenly, cut anywhere along k: a warp may begin and end inside a row. Pieces
-//   of a row meet in shared memory and are added in the order of the warps.
-// A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the first request, and
-// little after the last product.
+// - a block owns consecutive rows and its warps share the work evenly, cut anywhere along k: a warp may begin and end
+//   inside a row. Pieces of a row meet in shared memory and are added in the order of the warps.
+// A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the
+// first request, and little after the last product. Quantized weights are few bytes for many instructions: there a lane
+// of Hopper asks for a stage of its warp at once, and the tiles of a stage are worked on side by side.
 //
 //   tile    what 32 lanes take at once, 16 bytes of codes each: for quantized weights an octet of 4 rows (formats.cuh), 8 lanes a row; of
 //           plain numbers 512 bytes of one row
 //   group   the rows of a tile, and the tiles along them, `tiles` in number
-//   stage   P tiles
+//   stage   W::TILES tiles, one or two
 #pragma once
 #include "formats.cuh"
 
@@ -19,16 +20,15 @@
 enum { X_F32 = 0, X_BF16 = 1, X_RMS_NORM = 2, X_LAYER_NORM = 3 };
 enum { Y_F32 = 0, Y_BF16 = 1, Y_ADD_F32 = 2, Y_GLU_F32 = 3, Y_GLU_BF16 = 4 };
 
-// Stages of a warp's ring, and tiles of a stage.
-constexpr int STAGES = 5, TILES = 1;
-
 // The argument of every kernel; gemv.cu says what is what.
 struct Gemv {
     const uint8_t* w;
     const void* x;
     const float *norm_weight, *norm_bias, *bias;
     void* y;
-    int n, k, stride, x_kind, x_stride, tokens, y_kind, y_stride;
+    const float *conv_taps, *conv_bias;
+    float* conv_past;
+    int n, k, stride, x_kind, x_stride, tokens, y_kind, y_stride, conv_channels, conv_width;
     float eps;
     int each, more;
     float inverse_tiles;
@@ -39,7 +39,8 @@ struct Gemv {
 // Of rows of plain numbers a tile is 512 bytes, N numbers a lane, the last one of a row filled up with zeros. With a gate, the two rows of
 // an output are half of W apart.
 template <class T, int N> struct Floats {
-    static constexpr int ROWS = 1, LANES = 32, BYTES = 512;
+    static constexpr int ROWS = 1, LANES = 32, BYTES = 512, TILES = 2, STAGES = 8;
+    static constexpr bool CONTIGUOUS = false;
     int pieces, tiles, gap;
     INLINE Floats(const Gemv& g) {
         pieces = (g.k + N - 1) / N, tiles = (pieces + 31) / 32;
@@ -60,16 +61,17 @@ template <class T, int N> struct Floats {
         INLINE void locate(const Floats& w, const Gemv& g) {
             from = g.w + (int64_t)w.row(first, local) * g.stride * (int)sizeof(T) + tile * BYTES + threadIdx.x % 32 * 16;
         }
-        // Asks for the next P, or for what is left.
-        template <int P> INLINE void request(uint8_t* stage, const Floats& w, const Gemv& g) {
+        // Asks for the next stage, or for what is left.
+        INLINE void request(uint8_t* stage, const Floats& w, const Gemv& g) {
+            const int lane = threadIdx.x % 32;
 #pragma unroll
-            for (int p = 0; p < P; p++) {
+            for (int p = 0; p < TILES; p++) {
                 if (left - p <= 0) continue;
-                copy_async16(stage + p * BYTES + threadIdx.x % 32 * 16, from, tile * 32 + (int)(threadIdx.x % 32) < w.pieces);
+                copy_async16(stage + p * BYTES + lane * 16, from, tile * 32 + lane < w.pieces);
                 from += BYTES;
                 if (++tile == w.tiles) tile = 0, local++, locate(w, g);
             }
-            left -= P;
+            left -= TILES;
         }
     };
 };
@@ -105,7 +107,9 @@ struct F16 : Floats<f16_t, 8> {
 
 // Repacked matrices are one run of tiles. With a gate, the rows of an output are side by side.
 template <class F> struct Units {
-    static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES;
+    static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES, TILES = BYTES > 800 ? 1 : 2;
+    static constexpr int STAGES = 3;
+    static constexpr bool CONTIGUOUS = true;
     int tiles;
     INLINE Units(const Gemv& g) { tiles = (g.k + 255) / 256; }
     INLINE int rows(const Gemv& g, int first, int groups) const { return min(ROWS * groups, g.n - first); }
@@ -115,17 +119,70 @@ template <class F> struct Units {
         const uint8_t* from;
         int left;
         INLINE Stream(const Units& w, const Gemv& g, int first, int local, int tile, int left) : left(left) {
-            from = g.w + ((int64_t)((first + local) / ROWS) * w.tiles + tile) * BYTES + threadIdx.x % 32 * 16;
+            from = g.w + ((int64_t)((first + local) / ROWS) * w.tiles + tile) * BYTES;
         }
-        template <int P> INLINE void request(uint8_t* stage, const Units&, const Gemv&) {
-            const int lane = threadIdx.x % 32 * 16, bytes = min(left, P) * BYTES - lane;
+        INLINE void request(uint8_t* stage, const Units&, const Gemv&) {
+            const int lane = threadIdx.x % 32 * 16, bytes = min(left, TILES) * BYTES - lane;
 #pragma unroll
-            for (int i = 0; i < P * BYTES; i += 512) {
-                if (i < bytes) copy_async16(stage + i + lane, from + i);
+            for (int i = 0; i < TILES * BYTES; i += 512) {
+                if (i < bytes) copy_async16(stage + i + lane, from + i + lane);
             }
-            from += P * BYTES, left -= P;
+            from += TILES * BYTES, left -= TILES;
         }
     };
+};
+
+// A warp's stages: one is worked on while the others are under way. Hopper copies runs of bytes by one lane.
+template <class W> struct Ring {
+    static constexpr int STAGES = W::STAGES, STAGE = W::TILES * W::BYTES, BYTES = STAGES * (STAGE + 16);
+    typename W::Stream stream;
+    uint8_t* stages;
+    int out = 0, parity = 0;
+
+    INLINE Ring(const typename W::Stream& stream, uint8_t* shared) : stream(stream), stages(shared) {}
+#ifdef HOPPER
+    INLINE Phase* landed(int slot) const { return (Phase*)(stages + STAGES * STAGE) + slot; }
+#endif
+    INLINE void request(int slot, const W& w, const Gemv& g) {
+#ifdef HOPPER
+        if constexpr (W::CONTIGUOUS) {
+            if (threadIdx.x % 32 == 0 && stream.left > 0)
+                copy_bulk(stages + slot * STAGE, stream.from, min(stream.left, W::TILES) * W::BYTES, landed(slot));
+            stream.from += STAGE, stream.left -= W::TILES;
+            return;
+        }
+#endif
+        stream.request(stages + slot * STAGE, w, g);
+        copy_async_commit();
+    }
+    // All stages but one.
+    INLINE void fill(const W& w, const Gemv& g) {
+#ifdef HOPPER
+        if constexpr (W::CONTIGUOUS) {
+            if (threadIdx.x % 32 == 0) {
+                for (int slot = 0; slot < STAGES; slot++) phase_init(landed(slot), 1);
+                fence_phase_init();
+            }
+            __syncwarp();
+        }
+#endif
+#pragma unroll 1
+        for (int slot = 0; slot < STAGES - 1; slot++) request(slot, w, g);
+    }
+    // The oldest stage, once it is there; the one worked on before is asked for anew.
+    INLINE const uint8_t* next(const W& w, const Gemv& g) {
+#ifdef HOPPER
+        if constexpr (W::CONTIGUOUS) phase_wait(landed(out), parity);
+        else
+#endif
+            copy_async_wait<STAGES - 2>();
+        // All lanes' copies of this stage have landed, and all have read the stage before.
+        __syncwarp();
+        request(out == 0 ? STAGES - 1 : out - 1, w, g);
+        const uint8_t* stage = stages + out * STAGE;
+        if (++out == STAGES) out = 0, parity ^= 1;
+        return stage;
+    }
 };
 
 // A lane's unit in a tile.
@@ -167,10 +224,10 @@ template <int PIECE, int LANES> struct FloatX {
     }
 };
 
-// As integers under a scale for each 32: 8 bits, or 16 as two planes of 8 where PLANES is 2. Of each token and tile: the first 16 elements of
-// 8 units, the second 16, the same of the second plane; 8 scales; 8 sums of what the integers stand for.
-template <int PLANES, bool SUMS> struct IntX {
-    static constexpr int ELEMENTS = 256, SCALES = 256 * PLANES, BYTES = SCALES + 32 + 32 * SUMS;
+// As 8-bit integers under a scale for each 32. Of each token and unit, 48 bytes, which lanes side by side read without
+// conflicts: 32 integers, their scale, the sum of what they stand for.
+struct IntX {
+    static constexpr int ELEMENTS = 256, UNIT_BYTES = 48, BYTES = OCTET * UNIT_BYTES;
     uint8_t* x;
     int tiles;
     INLINE void put(int t, unsigned i, const float (&v)[8], bool valid) {
@@ -180,90 +237,75 @@ template <int PLANES, bool SUMS> struct IntX {
         for (int e = 0; e < 8; e++) top = max(top, __float_as_uint(v[e]) & 0x7fffffffu);
         top = max(top, __shfl_xor_sync(FULL_WARP, top, 1));
         top = max(top, __shfl_xor_sync(FULL_WARP, top, 2));
-        // 127 times 256 is the largest multiple that two signed bytes hold.
-        constexpr float LEVELS = PLANES == 1 ? 127.0f : 127.0f * 256.0f;
-        const float amax = __uint_as_float(top), inverse = amax > 1e-30f ? LEVELS * rcp_approx(amax) : 0.0f, scale = amax * (1.0f / LEVELS);
+        const float amax = __uint_as_float(top), inverse = amax > 1e-30f ? 127.0f * rcp_approx(amax) : 0.0f;
+        const float scale = amax * (1.0f / 127.0f);
         // Added to 1.5 2^23, what is rounded to an integer is in the low bits.
         uint32_t q[8];
 #pragma unroll
         for (int e = 0; e < 8; e++) q[e] = __float_as_uint(fmaf(v[e], inverse, 12582912.0f));
-        uint8_t* tile = x + (t * tiles + i / 32) * BYTES;
-        const unsigned j = i % 32 / 4;
-        int sum = 0;
-#pragma unroll
-        for (int plane = 0; plane < PLANES; plane++) {
-            uint2 bytes = make_uint2(__byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410),
-                                     __byte_perm(__byte_perm(q[4], q[5], 0x0040), __byte_perm(q[6], q[7], 0x0040), 0x5410));
-            if (valid) *(uint2*)(tile + 256 * plane + i % 4 / 2 * 128 + j * 16 + i % 2 * 8) = bytes;
-            if (SUMS) sum += __dp4a((int)bytes.x, 0x01010101, __dp4a((int)bytes.y, 0x01010101, 0)) * (1 << (8 * plane));
-            // What the low byte, signed, leaves for the high one.
-#pragma unroll
-            for (int e = 0; e < 8; e++) q[e] = (q[e] + 128) >> 8;
-        }
-        if (SUMS) {
-            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        }
-        if (valid && i % 4 == 0) {
-            ((float*)(tile + SCALES))[j] = scale;
-            if (SUMS) ((float*)(tile + SCALES))[8 + j] = scale * (float)sum;
-        }
+        const uint2 bytes = make_uint2(__byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410),
+                                       __byte_perm(__byte_perm(q[4], q[5], 0x0040), __byte_perm(q[6], q[7], 0x0040), 0x5410));
+        int sum = __dp4a((int)bytes.x, 0x01010101, __dp4a((int)bytes.y, 0x01010101, 0));
+        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+        if (!valid) return;
+        uint8_t* unit = x + t * tiles * BYTES + i / 4 * UNIT_BYTES;
+        *(uint2*)(unit + i % 4 * 8) = bytes;
+        if (i % 4 == 0) *(float2*)(unit + 32) = make_float2(scale, scale * (float)sum);
     }
 };
 
 // ------------------------------------------------------------------------------------------------------------------ products of a tile
 
-// acc[t] += w . x_t for what a lane has of a tile; `x` is the tile's part of the first token's x, `apart` what lies between tokens.
+// sum[t] = w . x_t for what a lane has of a tile; `x` is the tile's part of the first token's x, `apart` what lies
+// between tokens.
 template <class W> struct FloatProduct {
     using Weights = W;
     using X = FloatX<W::PIECE, 32>;
-    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
         float w[W::PIECE];
         W::numbers(*(const uint4*)(tile + lane * 16), w);
 #pragma unroll
         for (int t = 0; t < M; t++) {
+            sum[t] = 0.0f;
 #pragma unroll
             for (int p = 0; p < W::PIECE / 4; p++) {
                 const float4 v = *(const float4*)(x + t * apart + (p * 32 + lane) * 16);
-                acc[t] += w[4 * p] * v.x;
-                acc[t] += w[4 * p + 1] * v.y;
-                acc[t] += w[4 * p + 2] * v.z;
-                acc[t] += w[4 * p + 3] * v.w;
+                sum[t] += w[4 * p] * v.x;
+                sum[t] += w[4 * p + 1] * v.y;
+                sum[t] += w[4 * p + 2] * v.z;
+                sum[t] += w[4 * p + 3] * v.w;
             }
         }
     }
 };
 
 // Levels by 8-bit integers of x, exact in 32 bits; scales in float32.
-template <class F, int PLANES = 1> struct IntProduct {
+template <class F> struct IntProduct {
     using Weights = Units<F>;
-    using X = IntX<PLANES, F::MINIMUM>;
-    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+    using X = IntX;
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
         const TileUnit<F> unit(tile, lane);
-        const int j = lane % OCTET;
         uint32_t low[4], high[4];
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             uint2 q = unit.levels(w);
             low[w] = q.x, high[w] = q.y;
         }
+        x += lane % OCTET * X::UNIT_BYTES;
 #pragma unroll
         for (int t = 0; t < M; t++) {
-            int first = 0, second = 0;
-#pragma unroll
-            for (int plane = PLANES - 1; plane >= 0; plane--) {
-                const uint8_t* at = x + t * apart + 256 * plane + j * 16;
-                first = dot(low, *(const uint4*)at, first * 256), second = dot(high, *(const uint4*)(at + 128), second * 256);
-            }
-            const float* scales = (const float*)(x + t * apart + X::SCALES) + j;
+            const uint8_t* at = x + t * apart;
+            const int first = dot(low, *(const uint4*)at), second = dot(high, *(const uint4*)(at + 16));
+            const float2 scale = *(const float2*)(at + 32);
             const float product = F::HALVES ? unit.scale.first * (float)first + unit.scale.second * (float)second
                                             : unit.scale.first * (float)(first + second);
-            acc[t] += product * scales[0];
-            if (F::MINIMUM) acc[t] -= unit.scale.minimum * scales[8];
+            sum[t] = product * scale.x;
+            if (F::MINIMUM) sum[t] -= unit.scale.minimum * scale.y;
         }
     }
-    static INLINE int dot(const uint32_t (&q)[4], uint4 v, int sum) {
-        sum = __dp4a((int)q[0], (int)v.x, sum);
+    static INLINE int dot(const uint32_t (&q)[4], uint4 v) {
+        int sum = __dp4a((int)q[0], (int)v.x, 0);
         sum = __dp4a((int)q[1], (int)v.y, sum);
         sum = __dp4a((int)q[2], (int)v.z, sum);
         return __dp4a((int)q[3], (int)v.w, sum);
@@ -274,23 +316,27 @@ template <class F, int PLANES = 1> struct IntProduct {
 template <class F> struct ExactProduct {
     using Weights = Units<F>;
     using X = FloatX<UNIT, OCTET>;
-    template <int M> static INLINE void add(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&acc)[M]) {
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
         const TileUnit<F> unit(tile, lane);
-        float sum[2][M] = {};
+        const float scale = unit.scale.first, minimum = unit.scale.minimum;
+        x += lane % OCTET * 16;
+        float half[2][M] = {};
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             const uint2 levels = unit.levels(w);
-            add_four(unit.scale.first, unit.scale.minimum, levels.x, x + (w * OCTET + lane % OCTET) * 16, apart, sum[0]);
-            add_four(unit.scale.first, unit.scale.minimum, levels.y, x + ((w + 4) * OCTET + lane % OCTET) * 16, apart, sum[1]);
+            add_four(scale, minimum, levels.x, x + w * OCTET * 16, apart, half[0]);
+            add_four(scale, minimum, levels.y, x + (w + 4) * OCTET * 16, apart, half[1]);
         }
 #pragma unroll
         for (int t = 0; t < M; t++) {
-            if (F::MINIMUM) acc[t] += sum[0][t] + sum[1][t];
-            else if (F::HALVES) acc[t] += unit.scale.first * sum[0][t] + unit.scale.second * sum[1][t];
-            else acc[t] += unit.scale.first * (sum[0][t] + sum[1][t]);
+            if (F::MINIMUM) sum[t] = half[0][t] + half[1][t];
+            else if (F::HALVES) sum[t] = scale * half[0][t] + unit.scale.second * half[1][t];
+            else sum[t] = scale * (half[0][t] + half[1][t]);
         }
     }
-    template <int M> static INLINE void add_four(float scale, float minimum, uint32_t levels, const uint8_t* x, int apart, float (&sum)[M]) {
+    template <int M>
+    static INLINE void add_four(float scale, float minimum, uint32_t levels, const uint8_t* x, int apart,
+                                float (&sum)[M]) {
         float w[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -334,7 +380,8 @@ INLINE float block_sum(float x, float* scratch) {
 
 // Puts a token's x into shared memory. An RMS norm's factor 1 / sqrt(mean + eps) is common to all of x, so it waits for the end: here each
 // warp leaves its part of the sum of squares in `squares`, and one pass is enough.
-template <int KIND, class X> INLINE void put_token(X& x, const Gemv& g, int t, float* squares) {
+template <int KIND, class X>
+INLINE void put_token(X& x, const Gemv& g, int t, const float (&ahead)[8], float* squares) {
     using T = bf16_t;
     // Whole tiles, with zeros beyond k.
     const int lane = threadIdx.x % 32, k = g.k, eighths = x.tiles * (X::ELEMENTS / 8);
@@ -363,7 +410,14 @@ template <int KIND, class X> INLINE void put_token(X& x, const Gemv& g, int t, f
             const int i = first + b * blockDim.x + lane;
             if (KIND == X_BF16) load8(v[b], (const T*)row, i, k, wide);
             else load8(v[b], (const float*)row, i, k, wide);
-            if (KIND >= X_RMS_NORM) load8(weight, g.norm_weight, i, k, true);
+            if (KIND >= X_RMS_NORM) {
+                if (i < (int)blockDim.x) {
+#pragma unroll
+                    for (int e = 0; e < 8; e++) weight[e] = ahead[e];
+                } else {
+                    load8(weight, g.norm_weight, i, k, true);
+                }
+            }
         }
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
@@ -403,10 +457,12 @@ struct Sums {
     float* biases;   // [capacity]: of the block's rows
     float* before;   // [M][capacity]: what is added to
     int* owners;     // [capacity / ROWS]
+    float* conv;     // [2 width - 1][capacity]: taps, then past inputs of the block's channels
     int capacity;    // rows of a block at most
     INLINE Sums(uint8_t* shared, int warps, int m, int rows, int capacity) : capacity(capacity) {
         heads = (int*)shared, squares = (float*)(heads + warps + 1), tails = squares + m * warps, parts = tails + warps * m * rows;
         biases = parts + m * capacity, before = biases + capacity, owners = (int*)(before + m * capacity);
+        conv = (float*)(owners + capacity / rows);
     }
     template <int M, int ROWS> INLINE float total(int t, int local) const {
         float sum = parts[t * capacity + local];
@@ -416,12 +472,24 @@ struct Sums {
     }
 };
 
-template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
+// Output `channel`, number `i` of the block's, through the causal convolution of which it is the newest input.
+INLINE float convolved(const Gemv& g, const Sums& sums, int channel, int i, float x) {
+    const float *taps = sums.conv + i, *past = taps + g.conv_width * sums.capacity;
+    float y = g.conv_bias ? g.conv_bias[channel] : 0.0f;
+#pragma unroll 1
+    for (int j = 0; j < g.conv_width - 1; j++) {
+        y += taps[j * sums.capacity] * past[j * sums.capacity];
+        g.conv_past[j * g.conv_channels + channel] = j + 1 < g.conv_width - 1 ? past[(j + 1) * sums.capacity] : x;
+    }
+    return silu(y + taps[(g.conv_width - 1) * sums.capacity] * x);
+}
+
+template <class Product, int M> INLINE void gemv(const Gemv& g) {
     using W = typename Product::Weights;
     using X = typename Product::X;
     DYNAMIC_SHARED(shared);
-    constexpr int STAGE = P * W::BYTES, RING = S * STAGE;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int tokens = M == 1 ? 1 : g.tokens;
     next_kernel_start();
 
     // The block's rows, and the warp's share of their tiles.
@@ -431,20 +499,14 @@ template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
     const int items = (rows + W::ROWS - 1) / W::ROWS * w.tiles, most = (items + warps - 1) >> (26 - __clz(blockDim.x));
     const int begin = min(warp * most, items);
     int left = min(most, items - begin), group = (int)(((float)begin + 0.5f) * g.inverse_tiles), tile = begin - group * w.tiles;
-    keep(first), keep(rows), keep(left), keep(group), keep(tile);
+    keep(left), keep(group), keep(tile);
 
-    uint8_t* ring = shared + warp * RING;
-    typename W::Stream stream(w, g, first, group * W::ROWS, tile, left);
-#pragma unroll 1
-    for (int s = 0; s < S - 1; s++) {
-        stream.template request<P>(ring + s * STAGE, w, g);
-        copy_async_commit();
-    }
-
-    keep(stream.from), keep(stream.left);
+    Ring<W> ring(typename W::Stream(w, g, first, group * W::ROWS, tile, left), shared + warp * Ring<W>::BYTES);
+    ring.fill(w, g);
+    keep(ring.stream.from), keep(ring.stream.left);
 
     // ---- x, while the first weights are under way
-    X x{shared + warps * RING, w.tiles};
+    X x{shared + warps * Ring<W>::BYTES, w.tiles};
     const Sums sums(x.x + M * w.tiles * X::BYTES, warps, M, W::ROWS, (g.each + 1) * (W::ROWS == 1 && gated ? 2 : W::ROWS));
     if (lane == 0) sums.heads[warp] = left > 0 && tile > 0 ? group : -1;
     if (threadIdx.x == 0) sums.heads[warps] = -1;
@@ -452,45 +514,50 @@ template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
 #pragma unroll 1
         for (int i = threadIdx.x; i < rows; i += blockDim.x) copy_async4(sums.biases + i, g.bias + w.row(first, i));
     }
-    if (g.x_kind >= X_RMS_NORM) {
-#pragma unroll 1
-        for (int i = threadIdx.x * 32; i < g.k; i += blockDim.x * 32) {
-            prefetch_l2(g.norm_weight + i);
-            if (g.norm_bias) prefetch_l2(g.norm_bias + i);
-        }
-    }
+    float norm_weights[8];
+    if (g.x_kind >= X_RMS_NORM) load8(norm_weights, g.norm_weight, threadIdx.x, g.k, true);
     previous_kernel_wait();
     const int count = rows >> gated, output = W::ROWS == 1 ? first : first >> gated;
 #pragma unroll 1
-    for (int t = 0; t < g.tokens; t++) {
+    for (int i = threadIdx.x; i < min(count, g.conv_channels - output); i += blockDim.x) {
+#pragma unroll 1
+        for (int j = 0; j < 2 * g.conv_width - 1; j++) {
+            const float* row = j < g.conv_width ? g.conv_taps + j * g.conv_channels
+                                                : g.conv_past + (j - g.conv_width) * g.conv_channels;
+            copy_async4(sums.conv + j * sums.capacity + i, row + output + i);
+        }
+    }
+#pragma unroll 1
+    for (int t = 0; t < tokens; t++) {
         if (g.y_kind == Y_ADD_F32) {
 #pragma unroll 1
             for (int i = threadIdx.x; i < count; i += blockDim.x)
                 copy_async4(sums.before + t * sums.capacity + i, (const float*)g.y + (int64_t)t * g.y_stride + output + i);
         }
-        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, sums.squares + t * warps);
-        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, sums.squares + t * warps);
-        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, sums.squares + t * warps);
-        else put_token<X_LAYER_NORM>(x, g, t, sums.squares + t * warps);
+        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, norm_weights, sums.squares + t * warps);
+        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, norm_weights, sums.squares + t * warps);
+        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, norm_weights, sums.squares + t * warps);
+        else put_token<X_LAYER_NORM>(x, g, t, norm_weights, sums.squares + t * warps);
     }
     __syncthreads();
 
     // ---- products
-    int from = 0, to = (S - 1) * STAGE;
     float acc[M] = {};
 #pragma unroll 1
-    for (int i = 0; i < left; i++) {
-        if (P == 1 || i % P == 0) {
-            copy_async_wait<S - 2>();
-            // All lanes' copies of this stage have landed, and all have read the stage before, which the next request overwrites.
-            __syncwarp();
-            stream.template request<P>(ring + to, w, g);
-            copy_async_commit();
-            to = to == RING - STAGE ? 0 : to + STAGE;
+    for (int i = 0; i < left; i += W::TILES) {
+        const uint8_t* stage = ring.next(w, g);
+        float part[W::TILES][M];
+#pragma unroll
+        for (int p = 0; p < W::TILES; p++) {
+            const int at = tile + p < w.tiles ? tile + p : tile + p - w.tiles;
+            Product::of(stage + p * W::BYTES, lane, x.x + at * X::BYTES, w.tiles * X::BYTES, part[p]);
         }
-        Product::add(ring + from, lane, x.x + tile * X::BYTES, w.tiles * X::BYTES, acc);
-        from = from == RING - W::BYTES ? 0 : from + W::BYTES;
-        if (++tile == w.tiles || i == left - 1) {
+#pragma unroll
+        for (int p = 0; p < W::TILES; p++) {
+            if (p > 0 && i + p >= left) break;
+#pragma unroll
+            for (int t = 0; t < M; t++) acc[t] += part[p][t];
+            if (++tile < w.tiles && i + p < left - 1) continue;
 #pragma unroll
             for (int d = W::LANES / 2; d > 0; d >>= 1) {
 #pragma unroll
@@ -500,7 +567,8 @@ template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
             if (owner && lane == 0) sums.owners[group] = warp;
 #pragma unroll
             for (int t = 0; t < M; t++) {
-                float* sum = owner ? sums.parts + t * sums.capacity + group * W::ROWS : sums.tails + (warp * M + t) * W::ROWS;
+                float* sum = owner ? sums.parts + t * sums.capacity + group * W::ROWS
+                                   : sums.tails + (warp * M + t) * W::ROWS;
                 if (lane % W::LANES == 0) sum[lane / W::LANES] = acc[t];
                 acc[t] = 0.0f;
             }
@@ -514,7 +582,7 @@ template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
 
     // ---- outputs
 #pragma unroll 1
-    for (int t = 0; t < g.tokens; t++) {
+    for (int t = 0; t < tokens; t++) {
 #pragma unroll 1
         for (int i = threadIdx.x; i < count; i += blockDim.x) {
             const int local = i << gated;
@@ -532,6 +600,7 @@ template <class Product, int M, int P, int S> INLINE void gemv(const Gemv& g) {
             }
             if (g.y_kind == Y_ADD_F32) sum += sums.before[t * sums.capacity + i];
             if (gated) sum = silu(sum) * up;
+            if (output + i < g.conv_channels) sum = convolved(g, sums, output + i, i, sum);
             const int64_t to = (int64_t)t * g.y_stride + output + i;
             if (g.y_kind == Y_BF16 || g.y_kind == Y_GLU_BF16) ((bf16_t*)g.y)[to] = f32_to_bf16(sum);
             else ((float*)g.y)[to] = sum;

@@ -5,7 +5,7 @@
 #include "gemv.cuh"
 
 #define GEMV(name, kind, Product, M, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##kind##_##M(const Gemv g) { gemv<Product, M, TILES, STAGES>(g); }
+    extern "C" __global__ void __launch_bounds__(512, BLOCKS) gemv_##name##_##kind##_##M(const Gemv g) { gemv<Product, M>(g); }
 // 64 registers, so that a block of the next kernel fits beside.
 #define FORMAT(name, F) \
     GEMV(name, exact, ExactProduct<F>, 1, 1) GEMV(name, exact, ExactProduct<F>, 4, 1) \

@@ -1,23 +1,20 @@
-// Norms of the residual stream, alone or with the addition before them, and the gated norm per head of linear
-// attention.
+// Norms of the residual stream, and the gated norm per head of linear attention.
 //
 //   rms_norm:        out = x scale weight,                 scale = 1 / sqrt(mean(x^2) + eps)
 //   layer_norm:      out = (x - mean) scale weight + bias, scale = 1 / sqrt(mean((x - mean)^2) + eps)
-//   add_*:           x += y first, in place
 //   gated_head_norm: out = silu(gate) (o scale weight), scale over the `values` channels of a head of o
 //
 //   x       (L, d) float32, rows `x_stride` apart
-//   y       (L, d) T, rows `y_stride` apart; add_* only
 //   weight  (d) float32; for gated_head_norm (values), the same for all heads
 //   bias    (d) float32, or null; layer_norm only
-//   out     (L, d) T, rows `out_stride` apart; not x or y
+//   out     (L, d) T, rows `out_stride` apart; not x
 //   o, gate (L, heads * values) T, rows `*_stride` apart; out of gated_head_norm like them, and may be either
 //
 // Instances *_f32 (T float32) and *_bf16 (T bf16). Those of float32 sum in float64 and round where the CPU's twin
 // rounds: the scale, then each product. Those of bf16 compute in float32.
 //
 //   kernel                                       grid                  block
-//   {rms,layer}_norm_T, add_{rms,layer}_norm_T   L                     a multiple of 32, up to 256; best about d / 14
+//   {rms,layer}_norm_T                           L                     a multiple of 32, up to 256; best about d / 14
 //   gated_head_norm_T                            ceil(L * heads / 8)   256
 //
 // No dynamic shared memory.
@@ -86,31 +83,14 @@ template <> INLINE float scale_of(double squares, int d, float eps) {
 }
 template <> INLINE float scale_of(float squares, int d, float eps) { return 1.0f / sqrtf(squares / (float)d + eps); }
 
-template <typename T, int V, bool LAYER, bool ADD>
-INLINE void norm_row(float* x, const T* y, const float* weight, const float* bias, float eps, T* out, int d,
+template <typename T, int V, bool LAYER>
+INLINE void norm_row(const float* x, const float* weight, const float* bias, float eps, T* out, int d,
                      typename Exact<T>::Sum (&partial)[2][8]) {
     typedef typename Exact<T>::Sum Sum;
     const int thread = threadIdx.x, threads = blockDim.x;
     Row<V> row;
     auto fill = [&](int i, float (&v)[V]) { load_vector(v, x + i); };
-    if (ADD) {
-        auto add = [&](int i, float (&v)[V]) {
-            float u[V];
-            load_vector(v, x + i);
-            load_vector(u, y + i);
-#pragma unroll
-            for (int l = 0; l < V; ++l) v[l] += u[l];
-            store_vector(x + i, v);
-        };
-        row.load(d, thread, threads, add);
-        // What is not kept is read again below by the thread that wrote it.
-        for (int i = (KEPT / V * threads + thread) * V; i < d; i += threads * V) {
-            float v[V];
-            add(i, v);
-        }
-    } else {
-        row.load(d, thread, threads, fill);
-    }
+    row.load(d, thread, threads, fill);
 
     Sum mean = 0;
     if (LAYER) {
@@ -153,22 +133,20 @@ INLINE void norm_row(float* x, const T* y, const float* weight, const float* bia
     }
 }
 
-template <typename T, bool LAYER, bool ADD>
-INLINE void norm(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight, const float* bias,
-                 float eps, T* out, int64_t out_stride, int d) {
+template <typename T, bool LAYER>
+INLINE void norm(const float* x, int64_t x_stride, const float* weight, const float* bias, float eps, T* out,
+                 int64_t out_stride, int d) {
     next_kernel_start();
     previous_kernel_wait();
     const bool aligned = d % 4 == 0 && is_aligned(x, x_stride, 16) && is_aligned(out, out_stride, 4 * sizeof(T)) &&
-                         (!ADD || is_aligned(y, y_stride, 4 * sizeof(T))) && is_aligned(weight, 0, 16) &&
-                         is_aligned(bias, 0, 16);
+                         is_aligned(weight, 0, 16) && is_aligned(bias, 0, 16);
     x += blockIdx.x * x_stride;
-    if (ADD) y += blockIdx.x * y_stride;
     out += blockIdx.x * out_stride;
     __shared__ typename Exact<T>::Sum partial[2][8];
     if (aligned)
-        norm_row<T, 4, LAYER, ADD>(x, y, weight, bias, eps, out, d, partial);
+        norm_row<T, 4, LAYER>(x, weight, bias, eps, out, d, partial);
     else
-        norm_row<T, 1, LAYER, ADD>(x, y, weight, bias, eps, out, d, partial);
+        norm_row<T, 1, LAYER>(x, weight, bias, eps, out, d, partial);
 }
 
 template <typename T> INLINE float silu_in(float x) { return silu(x); }
@@ -220,22 +198,12 @@ INLINE void gated_heads(const T* o, int64_t o_stride, const T* gate, int64_t gat
 #define INSTANCES(T, suffix)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256, 3) rms_norm_##suffix(                                       \
         const float* x, int64_t x_stride, const float* weight, float eps, T* out, int64_t out_stride, int d) {    \
-        norm<T, false, false>((float*)x, x_stride, nullptr, 0, weight, nullptr, eps, out, out_stride, d);         \
+        norm<T, false>(x, x_stride, weight, nullptr, eps, out, out_stride, d);         \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                          \
         layer_norm_##suffix(const float* x, int64_t x_stride, const float* weight, const float* bias, float eps,  \
                             T* out, int64_t out_stride, int d) {                                                  \
-        norm<T, true, false>((float*)x, x_stride, nullptr, 0, weight, bias, eps, out, out_stride, d);             \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                          \
-        add_rms_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight,      \
-                              float eps, T* out, int64_t out_stride, int d) {                                     \
-        norm<T, false, true>(x, x_stride, y, y_stride, weight, nullptr, eps, out, out_stride, d);                 \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                          \
-        add_layer_norm_##suffix(float* x, int64_t x_stride, const T* y, int64_t y_stride, const float* weight,    \
-                                const float* bias, float eps, T* out, int64_t out_stride, int d) {                \
-        norm<T, true, true>(x, x_stride, y, y_stride, weight, bias, eps, out, out_stride, d);                     \
+        norm<T, true>(x, x_stride, weight, bias, eps, out, out_stride, d);             \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(256, 3) gated_head_norm_##suffix(                                \
         const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight, float eps, T* out, \

@@ -1,20 +1,16 @@
 // Weights from the bytes of a GGUF file to the form that dequantize, embed and gemv read: the same bits, moved without loss.
 //
-//   repack_FORMAT(blocks, k, count, first, step, out)             quantized formats
-//   repack_{f32,f16,bf16}(numbers, k, count, stride, first, out)
+//   repack_FORMAT(blocks, k, count, first, step, out)      for each quantized format
 //
 //   blocks   `count` rows of k weights as they are in the file, at an even address
-//   numbers  the same of plain numbers
-//   out      the whole repacked matrix, 16-byte aligned. Quantized: tiles, as formats.cuh draws them, ceil(n / 4) ceil(k / 256) of TILE
-//            bytes for n rows; what the last tiles hold beyond row n does not matter. Plain numbers: (n, stride), where stride, a multiple
-//            of 8 (f32: of 4), is at least k, and what lies beyond k is set to 0; where stride is k the bytes stay what they are and need
-//            no kernel.
+//   out      the whole repacked matrix, 16-byte aligned: tiles, as formats.cuh draws them, ceil(n / 4) ceil(k / 256) of
+//            TILE bytes for n rows; what the last tiles hold beyond row n does not matter
 //   first, step   source row i becomes row first + i step
 //
-// So a matrix can be repacked by parts through a small buffer, matrices with the same k stacked into one, and the rows of a gate and of what
-// it gates interleaved (step 2).
+// So a matrix can be repacked by parts through a small buffer, matrices with the same k stacked into one, and the rows of
+// a gate and of what it gates interleaved (step 2).
 //
-// Launch: 256 threads; ceil(count ceil(k / 256) 8 / 256) blocks, for plain numbers ceil(count stride / 256).
+// Launch: 256 threads; ceil(count ceil(k / 256) 8 / 256) blocks.
 #include "formats.cuh"
 
 // A thread packs one unit, or zeros where a row's last octet lacks it.
@@ -56,17 +52,3 @@ template <class F> INLINE void repack(const uint8_t* blocks, int k, int count, i
         repack<F>(blocks, k, count, first, step, out); \
     }
 FOR_QUANTIZED(REPACK)
-
-template <class T> INLINE void repack_plain(const T* numbers, int k, int count, int stride, int first, T* out) {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / stride;
-    const int column = (int)(i - row * stride);
-    if (row < count) out[first * (int64_t)stride + i] = column < k ? numbers[row * k + column] : T(0);
-}
-
-#define REPACK_PLAIN(name, T) \
-    extern "C" __global__ void __launch_bounds__(256) repack_##name(const T* numbers, int k, int count, int stride, int first, T* out) { \
-        repack_plain(numbers, k, count, stride, first, out); \
-    }
-REPACK_PLAIN(f32, float)
-REPACK_PLAIN(f16, f16_t)
-REPACK_PLAIN(bf16, bf16_t)

@@ -190,6 +190,11 @@ pub trait Backend: Sized {
 
     /// Puts the next chunk's tokens and position where the operations find them.
     fn set_place(&self, place: &mut Option<Self::Place>, tokens: &[u32], position: u64) -> Result<()>;
+    /// The likeliest of the first `vocab_size` tokens by one row of logits takes the place of the one before it, a position
+    /// further.
+    fn take_likeliest(&self, logits: &Self::Rows, vocab_size: usize, place: &mut Self::Place) -> Result<()>;
+    /// The last `count` tokens that were taken so, no more than a chunk of them, the last one for position `end`.
+    fn taken(&self, place: &Self::Place, count: usize, end: u64) -> Result<Vec<u32>>;
     /// Runs `walk`, which is the same for every token of a sequence but for what `place` says, or what it did last time.
     fn repeat(&self, recording: &mut Self::Recording, walk: impl FnOnce() -> Result<Self::Rows>) -> Result<Self::Rows>;
 
@@ -224,6 +229,20 @@ pub trait Backend: Sized {
     /// RMSNorm of every `head_dim` channels by themselves. There is a weight for every column that is normalized; columns
     /// beyond stay as they are.
     fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &Self::Rows) -> Result<Self::Rows>;
+    /// [`Backend::project`] with as many outputs as the two parts together: the first part through `conv`, continuing after
+    /// `past` as in [`Backend::conv`], and the second as it is.
+    fn project_conv(
+        &self,
+        norm: &NormWeights<Self::Vector>,
+        w: &Self::Linear<'_>,
+        r: &Self::Rows,
+        conv: &Conv<Self::Vector>,
+        past: &mut Self::Vector,
+        [first, second]: [usize; 2],
+    ) -> Result<(Self::Rows, Self::Rows)> {
+        let y = self.project(norm, w, r)?;
+        Ok((self.conv(conv, &self.columns(&y, 0..first), past)?, self.columns(&y, first..first + second)))
+    }
     /// `r += x W^T + b`.
     fn add_linear(&self, w: &Self::Linear<'_>, x: &Self::Rows, r: &mut Self::Rows) -> Result<()>;
 

@@ -35,7 +35,8 @@ pub struct State<B: Backend> {
     place: Option<B::Place>,
     /// Of a chunk's last token alone.
     last_place: Option<B::Place>,
-    recording: B::Recording,
+    /// Of a step that leaves logits, and of one that chooses the next token.
+    recordings: [B::Recording; 2],
 }
 
 impl<B: Backend> State<B> {
@@ -102,7 +103,7 @@ impl<'a, B: Backend> Model<'a, B> {
     /// [`Error::Device`] where there is no room for it.
     pub fn start(&self) -> Result<State<B>> {
         let mixers = self.branches.iter().map(|b| b.mixer.start(self.backend)).collect::<Result<_>>()?;
-        Ok(State { position: 0, mixers, place: None, last_place: None, recording: B::Recording::default() })
+        Ok(State { position: 0, mixers, place: None, last_place: None, recordings: Default::default() })
     }
 
     /// Runs `tokens` after `state`, which moves on, and hands logits to `sink` chunk by chunk: rows of `padded_vocab_size`
@@ -129,6 +130,37 @@ impl<'a, B: Backend> Model<'a, B> {
             }
         }
         Ok(())
+    }
+
+    /// Runs `token` after `state`, then the likeliest token after it, and so on, `count` of them; the likeliest after each.
+    /// The device goes from token to token by itself.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn continue_greedily(&self, token: u32, count: usize, state: &mut State<B>) -> Result<Vec<u32>> {
+        self.check(&[token], state)?;
+        let mut chosen = Vec::with_capacity(count);
+        while chosen.len() < count {
+            let steps = (count - chosen.len()).min(self.backend.chunk());
+            self.backend.set_place(&mut state.place, &[*chosen.last().unwrap_or(&token)], state.position)?;
+            for _ in 0..steps {
+                self.reserve(state, 1)?;
+                let State { position, mixers, place: Some(place), recordings: [_, recording], .. } = &mut *state else {
+                    unreachable!("it was just set")
+                };
+                self.backend.repeat(recording, || {
+                    let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+                    self.walk(0..self.branches.len(), &mut r, place, &mut memory, mixers)?;
+                    let logits = self.logits(&r)?;
+                    self.backend.take_likeliest(&logits, self.plan.vocab_size, place)?;
+                    Ok(logits)
+                })?;
+                *position += 1;
+            }
+            let Some(place) = &state.place else { unreachable!("it was just set") };
+            chosen.extend(self.backend.taken(place, steps, state.position)?);
+        }
+        Ok(chosen)
     }
 
     /// Runs `tokens` after `state`, which moves on, without logits, and hands the residual stream (tokens, d_model) after
@@ -167,26 +199,30 @@ impl<'a, B: Backend> Model<'a, B> {
         }
     }
 
-    /// Moves `state` beyond a chunk: makes room for its tokens and puts them in their place.
-    fn prepare(&self, tokens: &[u32], state: &mut State<B>) -> Result<()> {
-        let State { position, mixers, place, recording, .. } = state;
-        let end = *position + tokens.len() as u64;
-        let mut moved = false;
-        for (branch, mixer) in self.branches.iter().zip(mixers.iter_mut()) {
+    /// Makes room for so many tokens more.
+    fn reserve(&self, state: &mut State<B>, tokens: usize) -> Result<()> {
+        let (end, mut moved) = (state.position + tokens as u64, false);
+        for (branch, mixer) in self.branches.iter().zip(state.mixers.iter_mut()) {
             moved |= branch.mixer.reserve(self.backend, mixer, end)?;
         }
         if moved {
-            *recording = B::Recording::default();
+            state.recordings = Default::default();
         }
-        self.backend.set_place(place, tokens, *position)?;
-        *position = end;
+        Ok(())
+    }
+
+    /// Moves `state` beyond a chunk: makes room for its tokens and puts them in their place.
+    fn prepare(&self, tokens: &[u32], state: &mut State<B>) -> Result<()> {
+        self.reserve(state, tokens.len())?;
+        self.backend.set_place(&mut state.place, tokens, state.position)?;
+        state.position += tokens.len() as u64;
         Ok(())
     }
 
     /// One chunk, and its logits where they are wanted.
     fn advance(&self, tokens: &[u32], state: &mut State<B>, logits: Option<Logits>) -> Result<Option<B::Rows>> {
         self.prepare(tokens, state)?;
-        let State { position, mixers, place, last_place, recording } = state;
+        let State { position, mixers, place, last_place, recordings: [recording, _] } = state;
         let Some(place) = place else { unreachable!("it was just set") };
         let last = match (logits, tokens) {
             (Some(Logits::Last), [_, .., last]) => {
@@ -209,8 +245,7 @@ impl<'a, B: Backend> Model<'a, B> {
                 memory = memory.map(|rows| self.backend.row(&rows, row));
             }
             self.walk(tail..self.branches.len(), &mut r, last.unwrap_or(place), &mut memory, states)?;
-            let head = self.head.as_ref().unwrap_or(&self.embedding);
-            self.backend.project_logits(&self.final_norm, head, &r).map(Some)
+            self.logits(&r).map(Some)
         };
         match (tokens.len(), logits) {
             (1, Some(_)) => {
@@ -219,6 +254,11 @@ impl<'a, B: Backend> Model<'a, B> {
             }
             _ => walk(),
         }
+    }
+
+    fn logits(&self, r: &B::Rows) -> Result<B::Rows> {
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        self.backend.project_logits(&self.final_norm, head, r)
     }
 
     /// The residual stream and the memory through some of the branches.

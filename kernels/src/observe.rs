@@ -152,6 +152,14 @@ impl<B: Backend> Backend for Observed<B> {
         self.inner.set_place(place, tokens, position)
     }
 
+    fn take_likeliest(&self, logits: &B::Rows, vocab_size: usize, place: &mut B::Place) -> Result<()> {
+        self.inner.take_likeliest(logits, vocab_size, place)
+    }
+
+    fn taken(&self, place: &B::Place, count: usize, end: u64) -> Result<Vec<u32>> {
+        self.inner.taken(place, count, end)
+    }
+
     /// A recording would go past the gathering: every walk is walked.
     fn repeat(&self, _: &mut B::Recording, walk: impl FnOnce() -> Result<B::Rows>) -> Result<B::Rows> {
         walk()

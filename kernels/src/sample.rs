@@ -9,6 +9,12 @@ pub struct Sampling {
     pub top_p: f32,
 }
 
+/// The token of the largest logit, of equal ones the first.
+pub fn likeliest(logits: &[f32]) -> u32 {
+    let larger = |a: usize, b: usize| if logits[b] > logits[a] { b } else { a };
+    (0..logits.len()).reduce(larger).unwrap_or(0) as u32
+}
+
 /// A seeded chooser: the same seed and logits give the same tokens.
 pub struct Sampler {
     sampling: Sampling,
@@ -21,14 +27,19 @@ impl Sampler {
         Sampler { sampling, random: fastrand::Rng::with_seed(seed) }
     }
 
+    /// Whether it always takes the likeliest token.
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature <= 0.0
+    }
+
     /// The next token after `logits` over the true vocabulary.
     pub fn next(&mut self, logits: &[f32]) -> u32 {
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let value = |t: u32| logits[t as usize];
-        let likeliest = order.iter().copied().reduce(|a, b| if value(b) > value(a) { b } else { a }).unwrap_or(0);
-        if self.sampling.temperature <= 0.0 {
+        let likeliest = likeliest(logits);
+        if self.is_greedy() {
             return likeliest;
         }
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let value = |t: u32| logits[t as usize];
         let max = f64::from(value(likeliest));
         let weight = |t: u32| ((f64::from(value(t)) - max) / f64::from(self.sampling.temperature)).exp();
         order.sort_by(|a, b| value(*b).total_cmp(&value(*a)).then(a.cmp(b)));

@@ -72,12 +72,12 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
     let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect::<Vec<_>>();
     let forward = |tokens: &[u32], sequence: &mut Sequence<'_, '_, B>| {
         sequence.forward(tokens, Logits::Last, |rows| {
-            // Reading waits for the device, as sampling does.
+            // Reading waits for the device, as whoever chooses the next token does.
             backend.read(&rows)?;
             Ok(())
         })
     };
-    let (prompt, before, continuation) = (tokens(args.prefill), tokens(args.depth), tokens(args.decode));
+    let (prompt, before) = (tokens(args.prefill), tokens(args.depth));
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     // The first round only warms up: kernels are loaded, memory is taken, the decode step is recorded.
     for round in 0..=args.repeat {
@@ -90,17 +90,13 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
         if !before.is_empty() {
             forward(&before, &mut sequence)?;
         }
-        for token in &continuation[..continuation.len().min(3)] {
-            forward(&[*token], &mut sequence)?;
-        }
+        sequence.continue_greedily(0, args.decode.min(3))?;
         let started = Instant::now();
-        for token in &continuation {
-            forward(&[*token], &mut sequence)?;
-        }
+        sequence.continue_greedily(0, args.decode)?;
         let decode_seconds = started.elapsed().as_secs_f64();
         if round > 0 {
             prefill.push(prompt.len() as f64 / prefill_seconds);
-            decode.push(continuation.len() as f64 / decode_seconds);
+            decode.push(args.decode as f64 / decode_seconds);
         }
     }
     let speed = |name, tokens: usize, mut speeds: Vec<f64>| {
@@ -108,7 +104,7 @@ fn measure<B: Backend>(runtime: &Runner<'_, B>, args: &Bench) -> Result<Outcome>
         let tokens_per_second = speeds[speeds.len() / 2];
         Speed { name, tokens, tokens_per_second, slowest: speeds[0], fastest: speeds[speeds.len() - 1] }
     };
-    let speeds = vec![speed("prefill", prompt.len(), prefill), speed("decode", continuation.len(), decode)];
+    let speeds = vec![speed("prefill", prompt.len(), prefill), speed("decode", args.decode, decode)];
     let plan = runtime.plan();
     let measured = Measured {
         device: runtime.describe()?,

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::onnxruntime::{Session, SessionState};
 use crate::source::{OpenModel, Reader};
+use tamborim_kernels::sample::likeliest;
 use tamborim_kernels::{Backend, Logits, Model, State};
 use tamborim_model::Plan;
 use tamborim_quant::TensorSource;
@@ -18,7 +19,7 @@ pub enum Runner<'a, B: Backend> {
 /// A sequence under way: what its tokens so far have left behind.
 pub enum Sequence<'r, 'a, B: Backend> {
     Own(&'r Model<'a, B>, Box<State<B>>),
-    OnnxRuntime { session: &'r Session, backend: &'a B, vocab_size: usize, state: SessionState },
+    OnnxRuntime { session: &'r Session, backend: &'a B, plan: &'a Plan, state: SessionState },
 }
 
 impl<'a, B: Backend> Runner<'a, B> {
@@ -83,8 +84,7 @@ impl<'a, B: Backend> Runner<'a, B> {
         Ok(match self {
             Runner::Own(model) => Sequence::Own(model, Box::new(model.start()?)),
             Runner::OnnxRuntime { session, backend, plan } => {
-                let vocab_size = plan.padded_vocab_size;
-                Sequence::OnnxRuntime { session, backend, vocab_size, state: session.start()? }
+                Sequence::OnnxRuntime { session, backend, plan, state: session.start()? }
             }
         })
     }
@@ -108,7 +108,9 @@ impl<B: Backend> Sequence<'_, '_, B> {
     ) -> Result<()> {
         let (session, backend, vocab_size, state) = match self {
             Sequence::Own(model, state) => return model.forward(tokens, state, logits, sink),
-            Sequence::OnnxRuntime { session, backend, vocab_size, state } => (session, backend, *vocab_size, state),
+            Sequence::OnnxRuntime { session, backend, plan, state } => {
+                (session, backend, plan.padded_vocab_size, state)
+            }
         };
         let mut chunks = tokens.chunks(backend.chunk()).peekable();
         while let Some(chunk) = chunks.next() {
@@ -125,5 +127,23 @@ impl<B: Backend> Sequence<'_, '_, B> {
             sink(backend.rows(vocab_size, numbers)?)?;
         }
         Ok(())
+    }
+
+    /// Runs `token` after those before, then the likeliest token after it, and so on, `count` of them; the likeliest after
+    /// each.
+    pub fn continue_greedily(&mut self, token: u32, count: usize) -> Result<Vec<u32>> {
+        let (backend, vocab_size) = match self {
+            Sequence::Own(model, state) => return Ok(model.continue_greedily(token, count, state)?),
+            Sequence::OnnxRuntime { backend, plan, .. } => (*backend, plan.vocab_size),
+        };
+        let mut chosen = Vec::with_capacity(count);
+        for _ in 0..count {
+            let next = [*chosen.last().unwrap_or(&token)];
+            self.forward(&next, Logits::Last, |logits| {
+                chosen.push(likeliest(&backend.read(&logits)?[..vocab_size]));
+                Ok(())
+            })?;
+        }
+        Ok(chosen)
     }
 }

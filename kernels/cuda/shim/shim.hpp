@@ -367,10 +367,8 @@ INLINE float lg2_approx(float x) { return log2f(x); }
 INLINE float rcp_approx(float x) { return 1.0f / x; }
 INLINE uint4 load_stream16(const void* p) { return *(const uint4*)p; }
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 16, valid ? 16 : 0); }
-INLINE void copy_async8(void* shared, const void* global) { shim::copy_async(shared, global, 8, 8); }
 INLINE void keep(int&) {}
 INLINE void keep(const uint8_t*&) {}
-INLINE void prefetch_l2(const void*) {}
 INLINE void copy_async16_first(void* shared, const void* global, int bytes) { shim::copy_async(shared, global, 16, (unsigned)bytes); }
 INLINE void copy_async4(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 4, valid ? 4 : 0); }
 INLINE void copy_async_commit() { shim::copy_async_commit(); }
@@ -497,6 +495,11 @@ INLINE void phase_arrive(Phase* p) {
     shim::phase_arrive(p);
 }
 INLINE void phase_arrive_after_copies(Phase* p) { shim::phase_arrive_after_copies(p); }
+INLINE void fence_phase_init() {}
+INLINE void copy_bulk(void* shared, const void* global, int bytes, Phase* landed) {
+    for (int i = 0; i < bytes; i += 16) shim::copy_async((char*)shared + i, (const char*)global + i, 16, 16);
+    shim::phase_arrive_after_copies(landed);
+}
 INLINE void phase_wait(Phase* p, int parity) { shim::phase_wait(p, (unsigned)parity); }
 INLINE void fence_shared_for_wgmma() {}
 template <int N> INLINE void registers_give_back() {}

@@ -47,6 +47,8 @@ pub struct Cpu;
 pub struct Place {
     tokens: Vec<u32>,
     position: u64,
+    /// Tokens that were chosen here.
+    taken: Vec<u32>,
 }
 
 impl Backend for Cpu {
@@ -108,8 +110,20 @@ impl Backend for Cpu {
     }
 
     fn set_place(&self, place: &mut Option<Place>, tokens: &[u32], position: u64) -> Result<()> {
-        *place = Some(Place { tokens: tokens.to_vec(), position });
+        *place = Some(Place { tokens: tokens.to_vec(), position, taken: Vec::new() });
         Ok(())
+    }
+
+    fn take_likeliest(&self, logits: &Rows, vocab_size: usize, place: &mut Place) -> Result<()> {
+        let token = crate::sample::likeliest(&logits.row(0)[..vocab_size]);
+        place.tokens = vec![token];
+        place.position += 1;
+        place.taken.push(token);
+        Ok(())
+    }
+
+    fn taken(&self, place: &Place, count: usize, _: u64) -> Result<Vec<u32>> {
+        Ok(place.taken[place.taken.len() - count..].to_vec())
     }
 
     fn repeat(&self, _: &mut (), walk: impl FnOnce() -> Result<Rows>) -> Result<Rows> {

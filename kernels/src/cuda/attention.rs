@@ -13,16 +13,14 @@ const TILE: usize = 128;
 
 /// A rotary position embedding.
 pub struct Rope {
-    dims: usize,
-    condense: f32,
-    table: RopeTable,
+    rope: mixers::Rope,
     /// Frequencies: (dims / 2).
     theta: Vector,
 }
 
-/// Cosines and sines of a chunk's positions, (tokens, dims / 2) each, under the frequencies at `theta`.
+/// Cosines and sines of a chunk's positions, (tokens, dims / 2) each.
 pub struct Table {
-    theta: u64,
+    rope: mixers::Rope,
     cos: Rows,
     sin: Rows,
 }
@@ -31,22 +29,22 @@ impl Rope {
     /// Takes the frequencies along, rounded as the CPU's are.
     pub fn load(cuda: &Cuda, rope: &mixers::Rope) -> Result<Rope> {
         let theta = cuda.vector(crate::cpu::frequencies(rope))?;
-        Ok(Rope { dims: rope.dims, condense: rope.condense, table: rope.table, theta })
+        Ok(Rope { rope: *rope, theta })
     }
 
-    /// The table for a chunk, which all layers share.
+    /// The table for a chunk, which all layers of the same embedding share.
     fn table(&self, cuda: &Cuda, place: &Place) -> Result<(u64, u64)> {
         let mut tables = place.tables.borrow_mut();
-        if let Some(table) = tables.iter().find(|t| t.theta == self.theta.ptr()) {
+        if let Some(table) = tables.iter().find(|t| t.rope == self.rope) {
             return Ok((table.cos.ptr(), table.sin.ptr()));
         }
-        let (tokens, half) = (place.count, self.dims / 2);
+        let (tokens, half) = (place.count, self.rope.dims / 2);
         let new = || Rows::new(&cuda.device, tokens, half, Kind::F32);
         let (cos, sin) = (new()?, new()?);
         cuda.device.launch(
             "rope",
             "rope_table",
-            Launch::threads(tokens * half, 256),
+            Launch::threads(tokens * half, 256).overlapping(),
             &[
                 &cos.ptr(),
                 &sin.ptr(),
@@ -54,12 +52,12 @@ impl Rope {
                 &place.position(),
                 &(tokens as i32),
                 &(half as i32),
-                &self.condense,
-                &i32::from(self.table == RopeTable::Bf16),
+                &self.rope.condense,
+                &i32::from(self.rope.table == RopeTable::Bf16),
             ],
         )?;
         let addresses = (cos.ptr(), sin.ptr());
-        tables.push(Table { theta: self.theta.ptr(), cos, sin });
+        tables.push(Table { rope: self.rope, cos, sin });
         Ok(addresses)
     }
 }
@@ -195,7 +193,7 @@ fn split(shape: &AttentionShape, qkv: &Rows) -> [Rows; 3] {
 fn angles(cuda: &Cuda, rope: Option<&Rope>, place: &Place) -> Result<(u64, u64, i32)> {
     match rope {
         None => Ok((0, 0, 0)),
-        Some(rope) => rope.table(cuda, place).map(|(cos, sin)| (cos, sin, rope.dims as i32)),
+        Some(rope) => rope.table(cuda, place).map(|(cos, sin)| (cos, sin, rope.rope.dims as i32)),
     }
 }
 

@@ -6,7 +6,7 @@ use super::memory::Block;
 use super::rows::{Kind, Rows, Vector};
 use super::{Cuda, Place};
 use crate::Result;
-use crate::backend::{Mode, NormWeights};
+use crate::backend::{Conv, Mode, NormWeights};
 use tamborim_model::NormKind;
 use tamborim_quant::{Format, Tensor};
 
@@ -118,6 +118,9 @@ struct Gemv {
     norm_bias: u64,
     bias: u64,
     y: u64,
+    conv_taps: u64,
+    conv_bias: u64,
+    conv_past: u64,
     n: i32,
     k: i32,
     stride: i32,
@@ -126,6 +129,8 @@ struct Gemv {
     tokens: i32,
     y_kind: i32,
     y_stride: i32,
+    conv_channels: i32,
+    conv_width: i32,
     eps: f32,
     each: i32,
     more: i32,
@@ -134,9 +139,27 @@ struct Gemv {
 
 impl Argument for Gemv {}
 
-/// Stages of a warp's ring of weights, and tiles of a stage.
-const STAGES: usize = 5;
-const TILES: usize = 1;
+/// Shared memory of a block, at least: more than half of what a multiprocessor has, so that blocks of one kernel are spread
+/// evenly, one to each, even where another kernel's are still there.
+const ALONE: usize = 116 << 10;
+
+/// Bytes of a warp's ring: stages of one or two tiles, each with room for a phase.
+fn ring_bytes(format: Format) -> usize {
+    let tile = tile_bytes(format);
+    let (stages, stage) = match format.is_quantized() {
+        true => (3, if tile > 800 { tile } else { 2 * tile }),
+        false => (8, 2 * tile),
+    };
+    stages * (stage + 16)
+}
+
+/// A causal convolution that the first `channels` outputs go through, continuing after `past`.
+#[derive(Clone, Copy)]
+pub struct Convolution<'r> {
+    pub weights: &'r Conv<Vector>,
+    pub past: &'r Vector,
+    pub channels: usize,
+}
 
 /// Which kernel takes a run, and how it is launched.
 struct Kernel {
@@ -150,8 +173,8 @@ struct Kernel {
 
 impl Kernel {
     /// For up to `tokens` tokens; `None` if there is no such kernel, or no room for its activations. `gated`: an output takes
-    /// two rows.
-    fn new(cuda: &Cuda, tokens: usize, run: &Run, gated: bool) -> Option<Kernel> {
+    /// two rows. `taps` of the convolution after it, 0 for none.
+    fn new(cuda: &Cuda, tokens: usize, run: &Run, gated: bool, taps: usize) -> Option<Kernel> {
         let fast = cuda.mode == Mode::Fast;
         let (file, flavour, sizes) = match (run.format.is_quantized(), fast) {
             (false, _) => ("gemv", "", &[1, 4, 8][..]),
@@ -164,8 +187,7 @@ impl Kernel {
             Format::F32 => (128, 1, 512),
             Format::F16 | Format::Bf16 => (256, 1, 1024),
             _ if !fast => (TILE_COLUMNS, TILE_ROWS, 1024),
-            Format::Q4_1 | Format::Q4K | Format::Q5K => (TILE_COLUMNS, TILE_ROWS, 320),
-            _ => (TILE_COLUMNS, TILE_ROWS, 288),
+            _ => (TILE_COLUMNS, TILE_ROWS, 384),
         };
         let tiles = run.cols.div_ceil(columns);
         let units = match (rows, gated) {
@@ -181,12 +203,13 @@ impl Kernel {
         let capacity = (each + 1) * if rows == 1 && gated { 2 } else { rows };
         let shared = |threads: usize| {
             let warps = threads / 32;
-            let sums =
-                warps + 1 + warps * tokens + warps * tokens * rows + (2 * tokens + 1) * capacity + capacity / rows;
-            warps * STAGES * TILES * tile_bytes(run.format) + tokens * tiles * x_bytes + 4 * sums
+            let sums = warps + 1 + warps * tokens + warps * tokens * rows;
+            let outputs = (2 * tokens + 1 + 2 * taps) * capacity + capacity / rows;
+            warps * ring_bytes(run.format) + tokens * tiles * x_bytes + 4 * (sums + outputs)
         };
         let threads = [512, 256, 128].into_iter().find(|t| shared(*t) <= cuda.device.max_shared)?;
-        let launch = Launch::blocks(blocks, threads).shared(shared(threads)).overlapping();
+        let alone = ALONE.min(cuda.device.max_shared);
+        let launch = Launch::blocks(blocks, threads).shared(shared(threads).max(alone)).overlapping();
         Some(Kernel { file, name: format!("gemv_{}{flavour}_{tokens}", run.format.name()), launch, each, more, tiles })
     }
 
@@ -195,9 +218,9 @@ impl Kernel {
         cuda: &Cuda,
         run: &Run,
         norm: Option<&NormWeights<Vector>>,
-        x: &Rows,
-        y: &Rows,
+        [x, y]: [&Rows; 2],
         y_kind: i32,
+        conv: Option<Convolution<'_>>,
     ) -> Result<()> {
         let x_kind = match (norm.map(|n| n.norm.kind), x.kind) {
             (None, Kind::F32) => 0,
@@ -212,6 +235,9 @@ impl Kernel {
             norm_bias: norm.and_then(|n| n.bias.as_ref()).map_or(0, Vector::ptr),
             bias: run.bias.as_ref().map_or(0, Vector::ptr),
             y: y.ptr(),
+            conv_taps: conv.map_or(0, |c| c.weights.taps.ptr()),
+            conv_bias: conv.and_then(|c| c.weights.bias.as_ref()).map_or(0, Vector::ptr),
+            conv_past: conv.map_or(0, |c| c.past.ptr()),
             n: run.rows as i32,
             k: run.cols as i32,
             stride: run.stride as i32,
@@ -220,6 +246,8 @@ impl Kernel {
             tokens: x.rows as i32,
             y_kind,
             y_stride: y.stride as i32,
+            conv_channels: conv.map_or(0, |c| c.channels as i32),
+            conv_width: conv.map_or(0, |c| c.weights.width as i32),
             eps: norm.map_or(0.0, |n| n.norm.eps),
             each: self.each as i32,
             more: self.more as i32,
@@ -231,18 +259,25 @@ impl Kernel {
 
 /// Whether a product with that many tokens reads the weights as they are.
 pub fn takes(cuda: &Cuda, tokens: usize, run: &Run) -> bool {
-    !run.interleaved && Kernel::new(cuda, tokens, run, false).is_some()
+    !run.interleaved && Kernel::new(cuda, tokens, run, false, 0).is_some()
 }
 
 /// The run's columns of a product; [`takes`] says whether there is a kernel for it.
 pub fn product(cuda: &Cuda, run: &Run, norm: Option<&NormWeights<Vector>>, x: &Rows, into: Into<'_>) -> Result<()> {
-    let Some(kernel) = Kernel::new(cuda, x.rows, run, false) else { unreachable!("asked before") };
-    let y_kind = match (into, into.rows().kind) {
-        (Into::Store(_), Kind::F32) => 0,
-        (Into::Store(_), Kind::Bf16) => 1,
-        (Into::Add(_), _) => 2,
+    let Some(kernel) = Kernel::new(cuda, x.rows, run, false, 0) else { unreachable!("asked before") };
+    let y_kind = match into {
+        Into::Store(y) => stored(y),
+        Into::Add(_) => 2,
     };
-    kernel.run(cuda, run, norm, x, into.rows(), y_kind)
+    kernel.run(cuda, run, norm, [x, into.rows()], y_kind, None)
+}
+
+/// What the kernels call an output of `y`'s numbers.
+fn stored(y: &Rows) -> i32 {
+    match y.kind {
+        Kind::F32 => 0,
+        Kind::Bf16 => 1,
+    }
 }
 
 /// `silu(gate) * up` of `norm(x)` into `y`, where there is a kernel for it: the upper half of a run of plain numbers is the
@@ -251,7 +286,25 @@ pub fn gated(cuda: &Cuda, run: &Run, norm: &NormWeights<Vector>, x: &Rows, y: &R
     if run.interleaved != run.format.is_quantized() {
         return Ok(false);
     }
-    let Some(kernel) = Kernel::new(cuda, x.rows, run, true) else { return Ok(false) };
-    kernel.run(cuda, run, Some(norm), x, y, if y.kind == Kind::F32 { 3 } else { 4 })?;
+    let Some(kernel) = Kernel::new(cuda, x.rows, run, true, 0) else { return Ok(false) };
+    kernel.run(cuda, run, Some(norm), [x, y], 3 + stored(y), None)?;
+    Ok(true)
+}
+
+/// `norm(x) W^T + b` of one token into `y`, the first outputs through a convolution, where there is a kernel for it.
+/// Whether there was.
+pub fn convolved(
+    cuda: &Cuda,
+    run: &Run,
+    norm: &NormWeights<Vector>,
+    x: &Rows,
+    conv: Convolution<'_>,
+    y: &Rows,
+) -> Result<bool> {
+    if x.rows != 1 || run.interleaved {
+        return Ok(false);
+    }
+    let Some(kernel) = Kernel::new(cuda, 1, run, false, conv.weights.width) else { return Ok(false) };
+    kernel.run(cuda, run, Some(norm), [x, y], stored(y), Some(conv))?;
     Ok(true)
 }

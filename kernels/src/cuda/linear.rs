@@ -3,9 +3,10 @@
 
 use super::device::Launch;
 use super::elementwise::{self, View};
+use super::gemv::{self, Convolution};
 use super::memory::Block;
 use super::rows::{Kind, Rows, Vector};
-use super::{Cuda, Place, gemv, norm};
+use super::{Cuda, Place, norm};
 use crate::Result;
 use crate::backend::{Map, Mode, NormWeights};
 use tamborim_quant::{Format, Tensor};
@@ -173,6 +174,26 @@ pub fn gated(cuda: &Cuda, w: &Linear, norm: &NormWeights<Vector>, r: &Rows) -> R
         }
     }
     elementwise::gated_halves(cuda, &apply(cuda, w, Some(norm), r)?)
+}
+
+/// [`Backend::project_conv`](crate::Backend::project_conv).
+pub fn convolved(
+    cuda: &Cuda,
+    w: &Linear,
+    norm: &NormWeights<Vector>,
+    r: &Rows,
+    conv: Convolution<'_>,
+) -> Result<(Rows, Rows)> {
+    let channels = conv.channels;
+    if let [run] = w.runs.as_slice() {
+        let y = cuda.new_rows(r.rows, w.outputs)?;
+        if gemv::convolved(cuda, run, norm, r, conv, &y)? {
+            return Ok((y.columns(0..channels), y.columns(channels..w.outputs)));
+        }
+    }
+    let y = apply(cuda, w, Some(norm), r)?;
+    let x = super::conv::apply(cuda, conv.weights, &y.columns(0..channels), conv.past)?;
+    Ok((x, y.columns(channels..w.outputs)))
 }
 
 fn product(cuda: &Cuda, w: &Linear, norm: Option<&NormWeights<Vector>>, x: &Rows, into: Into<'_>) -> Result<()> {

@@ -38,7 +38,7 @@ use crate::Result;
 use crate::backend::*;
 use crate::parity::Distance;
 use blas::Blas;
-use device::Device;
+use device::{Device, Launch};
 use memory::Block;
 use rows::Kind;
 use std::cell::RefCell;
@@ -59,6 +59,8 @@ pub struct Cuda {
 pub struct Place {
     /// An int64 position, then an int32 for each token of the longest chunk.
     block: Block,
+    /// An int32 for each of as many tokens: those that were chosen on the device, at their positions' places in a ring.
+    taken: Block,
     /// Tokens.
     count: usize,
     /// The position, for what the host decides; a recorded step must not depend on it.
@@ -194,14 +196,35 @@ impl Backend for Cuda {
         let bytes: Vec<u8> =
             position.to_ne_bytes().into_iter().chain(tokens.iter().flat_map(|t| t.to_ne_bytes())).collect();
         let kept = place.take().filter(|p| p.block.holds(bytes.len()));
-        let block = match kept {
-            Some(place) => place.block,
+        let (block, taken) = match kept {
+            Some(place) => (place.block, place.taken),
             // At once as large as any chunk needs: recordings rely on the address.
-            None => self.device.take(8 + 4 * tokens.len().max(self.chunk()))?,
+            None => (self.device.take(8 + 4 * tokens.len().max(self.chunk()))?, self.device.take(4 * self.chunk())?),
         };
         self.device.upload(&block, &bytes)?;
-        *place = Some(Place { block, count: tokens.len(), host_position: position, tables: RefCell::default() });
+        *place = Some(Place { block, taken, count: tokens.len(), host_position: position, tables: RefCell::default() });
         Ok(())
+    }
+
+    fn take_likeliest(&self, logits: &Rows, vocab_size: usize, place: &mut Place) -> Result<()> {
+        let (vocab_size, capacity) = (vocab_size as i32, self.chunk() as i32);
+        self.device.launch(
+            "distance",
+            "next_token",
+            Launch::blocks(1, 1024).overlapping(),
+            &[&logits.ptr(), &vocab_size, &place.position(), &place.tokens(), &place.taken.ptr, &capacity],
+        )?;
+        // The next step computes them anew.
+        place.tables.take();
+        Ok(())
+    }
+
+    fn taken(&self, place: &Place, count: usize, end: u64) -> Result<Vec<u32>> {
+        let capacity = self.chunk();
+        let mut ring = vec![0u32; capacity];
+        self.device.download(place.taken.ptr, &mut ring)?;
+        let last = (end % capacity as u64) as usize;
+        Ok((0..count).map(|i| ring[(last + capacity + 1 + i - count) % capacity]).collect())
     }
 
     fn repeat(&self, recording: &mut Recording, walk: impl FnOnce() -> Result<Rows>) -> Result<Rows> {
@@ -238,6 +261,18 @@ impl Backend for Cuda {
 
     fn norm_heads(&self, norm: &NormWeights<Self::Vector>, head_dim: usize, x: &Rows) -> Result<Rows> {
         head_norm::heads(self, norm, head_dim, x)
+    }
+
+    fn project_conv(
+        &self,
+        norm: &NormWeights<Self::Vector>,
+        w: &Linear,
+        r: &Rows,
+        conv: &Conv<Self::Vector>,
+        past: &mut Vector,
+        [channels, _]: [usize; 2],
+    ) -> Result<(Rows, Rows)> {
+        linear::convolved(self, w, norm, r, gemv::Convolution { weights: conv, past, channels })
     }
 
     fn add_linear(&self, w: &Linear, x: &Rows, r: &mut Rows) -> Result<()> {

@@ -44,8 +44,13 @@ impl<'a, B: Backend> ScanMixer<'a, B> {
         state: &mut ScanMixerState<B>,
     ) -> Result<B::Rows> {
         let u = ops.conv(&self.conv, x, &mut state.conv)?;
-        let driven = ops.linear(&self.x, &u)?;
-        ops.scan(&self.scan, &u, &driven, gate, &mut state.scan)
+        self.scan(ops, &u, gate, &mut state.scan)
+    }
+
+    /// [`ScanMixer::forward`] behind the convolution.
+    fn scan(&self, ops: &B, u: &B::Rows, gate: Option<&B::Rows>, state: &mut B::Vector) -> Result<B::Rows> {
+        let driven = ops.linear(&self.x, u)?;
+        ops.scan(&self.scan, u, &driven, gate, state)
     }
 }
 
@@ -79,13 +84,12 @@ impl<'a, B: Backend> Mamba<'a, B> {
         pass: &mut Pass<'_, B>,
         state: &mut ScanMixerState<B>,
     ) -> Result<()> {
-        let d_inner = self.mixer.d_inner;
-        let xz = ops.project(norm, &self.input, r)?;
-        let (x, z) = (ops.columns(&xz, 0..d_inner), ops.columns(&xz, d_inner..2 * d_inner));
+        let parts = [self.mixer.d_inner; 2];
+        let (u, z) = ops.project_conv(norm, &self.input, r, &self.mixer.conv, &mut state.conv, parts)?;
         let y = match self.shares_memory {
-            false => self.mixer.forward(ops, &x, Some(&z), state)?,
+            false => self.mixer.scan(ops, &u, Some(&z), &mut state.scan)?,
             true => {
-                let memory = self.mixer.forward(ops, &x, None, state)?;
+                let memory = self.mixer.scan(ops, &u, None, &mut state.scan)?;
                 let y = ops.gate(&z, &memory)?;
                 *pass.memory = Some(memory);
                 y

@@ -59,8 +59,8 @@ macro_rules! cases {
 
 cases! {
     rows_and_views embedding linear_formats linear_sizes stacked_maps projections
-    norms norm_per_head silu convolution scan_sizes scan_formats
-    attention rotation outer_products mega distances
+    norms norm_per_head silu convolution projected_convolution scan_sizes scan_formats
+    attention rotation outer_products mega distances choices
     differential_attention norms_by_head norms_behind gates headed_scans
 }
 
@@ -391,6 +391,79 @@ fn convolution<B: Backend>(ops: &B) -> Outcome {
             outcome.push((label, found(&joined(ops, &pieces), &truth, Kind::Plain)));
         }
     }
+    outcome
+}
+
+/// A projection of which the first outputs go through a convolution.
+fn projected_convolution<B: Backend>(ops: &B) -> Outcome {
+    let mut outcome = Vec::new();
+    for (format, k, parts, width, bias) in [
+        (Format::F32, 20, [14, 14], 4, true),
+        (Format::Bf16, 264, [530, 20], 4, false),
+        (Format::Q4K, 256, [36, 36], 3, true),
+        (Format::Q8_0, 512, [7, 60], 1, true),
+        (Format::Q6K, 256, [40, 3], 2, false),
+    ] {
+        let tokens = 7;
+        let mut numbers = Numbers::new(23);
+        let [channels, others] = parts;
+        let (norm, w, b) = norm_weights(ops, &mut numbers, NormKind::Rms, k);
+        let (map, weight, _) = numbers.map(channels + others, k, format, false);
+        let stack = ops.stack(vec![map]).unwrap();
+        let kernel = numbers.scaled(channels * width, 0.5);
+        let bias = bias.then(|| numbers.take(channels));
+        let conv = Conv::new(ops, &kernel, width, bias.clone()).unwrap();
+        let taps = (0..width).flat_map(|j| kernel.iter().skip(j).step_by(width).map(|x| f64::from(*x))).collect();
+        let table = ops.stack(vec![numbers.map(tokens, k, Format::F32, false).0]).unwrap();
+        let residual = |from: usize, count: usize| {
+            ops.embed(&table, &place(ops, &(from as u32..(from + count) as u32).collect::<Vec<_>>(), 0)).unwrap()
+        };
+        let held = matrix(ops, &residual(0, tokens), k);
+        let y = plain::linear(&normed(NormKind::Rms, &held, &w, &b), &weight, None);
+        let taps = Matrix::new(channels, taps);
+        let mixed = plain::conv(&y.columns(0, channels), &taps, bias.as_deref().map(wide).as_deref());
+        let kind = if format.is_quantized() { Kind::Quantized } else { Kind::Chained };
+        for split in splits(tokens) {
+            let (mut past, mut pieces, mut at) = (ops.zeros(conv.past_len(channels)).unwrap(), Vec::new(), 0);
+            for count in &split {
+                pieces.push(ops.project_conv(&norm, &stack, &residual(at, *count), &conv, &mut past, parts).unwrap());
+                at += count;
+            }
+            let (first, second): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
+            let label =
+                |part| format!("{part} of {} {parts:?} x {k}, width {width}, in {}", format.name(), split.len());
+            outcome.push((label("first"), found(&joined(ops, &first), &mixed, kind)));
+            outcome.push((label("second"), found(&joined(ops, &second), &y.columns(channels, others), kind)));
+        }
+    }
+    outcome
+}
+
+/// Tokens that the device chooses itself, one after the other.
+fn choices<B: Backend>(ops: &B) -> Outcome {
+    let (vocab, padded) = (1003, 1024);
+    // Of equal logits the first counts, and what pads the vocabulary never.
+    let peaks = [vec![7], vec![1002], vec![0], vec![501, 500], vec![1010, 3]];
+    let chosen = [7, 1002, 0, 500, 3];
+    let mut numbers = Numbers::new(24);
+    let mut logits = numbers.scaled(peaks.len() * padded, 0.1);
+    for (row, peaks) in logits.chunks_mut(padded).zip(&peaks) {
+        peaks.iter().for_each(|p| row[*p] = 8.0);
+    }
+    let weight = Tensor::quantize(&logits, vec![peaks.len(), padded], Format::F32, None).unwrap();
+    let logits = ops.stack(vec![Map { name: "logits".to_owned(), weight, bias: None }]).unwrap();
+    let (map, embeddings, _) = numbers.map(vocab, 20, Format::F32, false);
+    let embedding = ops.stack(vec![map]).unwrap();
+    let mut outcome = Vec::new();
+    let mut next = place(ops, &[5], 40);
+    for (i, token) in chosen.into_iter().enumerate() {
+        let row = ops.embed(&logits, &place(ops, &[i as u32], 0)).unwrap();
+        ops.take_likeliest(&row, vocab, &mut next).unwrap();
+        let truth = Matrix::new(20, embeddings.row(token as usize).to_vec());
+        outcome.push((format!("{token}"), compare(ops, &ops.embed(&embedding, &next).unwrap(), &truth, Kind::Plain)));
+    }
+    assert_eq!(ops.taken(&next, 5, 45).unwrap(), chosen);
+    assert_eq!(ops.taken(&next, 2, 45).unwrap(), chosen[3..]);
     outcome
 }
 
