@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use tamborim_model::mixers::Rope;
 use tamborim_model::{Norm, NormKind};
-use tamborim_quant::Tensor;
+use tamborim_quant::{Sums, Tensor};
 
 /// How a device that has a choice computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,8 @@ pub trait Backend: Sized {
     type Place;
     /// One token's way through a model, to be repeated.
     type Recording: Default;
+    /// Sums of products of activations.
+    type Gram;
 
     /// What it computes on, in words.
     fn describe(&self) -> String;
@@ -339,6 +341,15 @@ pub trait Backend: Sized {
     fn rows(&self, cols: usize, numbers: Vec<f32>) -> Result<Self::Rows>;
     /// The numbers, row after row.
     fn read(&self, x: &Self::Rows) -> Result<Vec<f32>>;
+    /// A copy that does not change with `x`.
+    fn copied(&self, x: &Self::Rows) -> Result<Self::Rows>;
+    /// Takes sums along, to be added to.
+    fn load_gram(&self, sums: Sums) -> Result<Self::Gram>;
+    /// Adds `x^T x`, the products of channels summed over tokens: in float32 over some hundred of them, in
+    /// float64 over all rows, and exactly with what is there ([`Sums`]).
+    fn add_gram(&self, x: &Self::Rows, gram: &mut Self::Gram) -> Result<()>;
+    /// The sums so far.
+    fn read_gram(&self, gram: &Self::Gram) -> Result<Sums>;
     /// How far the rows of two models' logits are apart, over their first `vocab_size` columns.
     fn distances(&self, a: &Self::Rows, b: &Self::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>>;
 }

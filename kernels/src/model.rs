@@ -1,12 +1,16 @@
 //! A model that runs: weights by the layer plan, and the walk over them.
 
+mod variant;
+
+pub use variant::{Trace, Variant};
+
 use crate::backend::{Backend, NormWeights};
 use crate::loader::Loader;
 use crate::mixers::{MixerState, Pass, Weights};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
-use tamborim_model::{Plan, TensorSpec};
+use tamborim_model::{Branch, Plan, TensorSpec};
 use tamborim_quant::TensorSource;
 
 struct LoadedBranch<'a, B: Backend> {
@@ -14,17 +18,79 @@ struct LoadedBranch<'a, B: Backend> {
     mixer: Weights<'a, B>,
 }
 
+impl<'a, B: Backend> LoadedBranch<'a, B> {
+    fn load(block: usize, branch: &Branch, tensors: &Tensors<'a, '_, B>) -> Result<Self> {
+        let loader = tensors.loader(format!("blk.{block}."), Some(branch));
+        let norm = loader.norm(branch.norm_name(), branch.norm)?;
+        Ok(LoadedBranch { norm, mixer: Weights::load(&branch.mixer, &loader)? })
+    }
+
+    /// Adds to `r` as branch `index` of all.
+    fn forward(
+        &self,
+        backend: &B,
+        index: usize,
+        r: &mut B::Rows,
+        place: &B::Place,
+        memory: &mut Option<B::Rows>,
+        states: &mut [MixerState<B>],
+    ) -> Result<()> {
+        let (below, state) = states.split_at_mut(index);
+        let Some(state) = state.first_mut() else { unreachable!("a state of another model") };
+        self.mixer.forward(backend, &self.norm, r, &mut Pass { place, memory, below }, state)
+    }
+}
+
+/// What is in front of the branches and behind them.
+struct Ends<'a, B: Backend> {
+    embedding: B::Linear<'a>,
+    final_norm: NormWeights<B::Vector>,
+    /// `None`: the embedding.
+    head: Option<B::Linear<'a>>,
+}
+
+impl<'a, B: Backend> Ends<'a, B> {
+    fn load(plan: &Plan, tensors: &Tensors<'a, '_, B>) -> Result<Self> {
+        let loader = tensors.loader(String::new(), None);
+        Ok(Ends {
+            embedding: loader.linear("token_embd")?,
+            final_norm: loader.norm("output_norm", plan.final_norm)?,
+            head: loader.head(plan)?,
+        })
+    }
+
+    fn logits(&self, backend: &B, r: &B::Rows) -> Result<B::Rows> {
+        backend.project_logits(&self.final_norm, self.head.as_ref().unwrap_or(&self.embedding), r)
+    }
+}
+
+/// A source's tensors on their way to a backend.
+struct Tensors<'a, 'l, B: Backend> {
+    backend: &'l B,
+    source: &'a dyn TensorSource,
+    specs: HashMap<String, TensorSpec>,
+}
+
+impl<'a, 'l, B: Backend> Tensors<'a, 'l, B> {
+    fn of(source: &'a dyn TensorSource, backend: &'l B) -> Self {
+        let specs = source.plan().tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
+        Tensors { backend, source, specs }
+    }
+
+    /// Of those whose names begin with `prefix`, for `branch` or the ends.
+    fn loader<'s>(&'s self, prefix: String, branch: Option<&'s Branch>) -> Loader<'a, 's, B> {
+        Loader { backend: self.backend, source: self.source, specs: &self.specs, prefix, branch }
+    }
+}
+
 /// A model with its weights, which the CPU borrows from where they are stored wherever possible.
 pub struct Model<'a, B: Backend> {
     backend: &'a B,
     plan: &'a Plan,
-    embedding: B::Linear<'a>,
-    /// `None`: the embedding.
-    head: Option<B::Linear<'a>>,
+    ends: Ends<'a, B>,
     branches: Vec<LoadedBranch<'a, B>>,
     /// The first branch after all that carry something from token to token.
     tail: usize,
-    final_norm: NormWeights<B::Vector>,
 }
 
 /// What a sequence has left behind: the position and every mixer's state. Its size does not grow with the sequence, full
@@ -62,28 +128,15 @@ impl<'a, B: Backend> Model<'a, B> {
     /// [`Error::Source`] where a tensor cannot be read, [`Error::Device`] where the device cannot take it.
     pub fn load(backend: &'a B, source: &'a dyn TensorSource) -> Result<Model<'a, B>> {
         let plan = source.plan();
-        let specs: HashMap<String, TensorSpec> = plan.tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
-        let loader = |prefix, branch| Loader { backend, source, specs: &specs, prefix, branch };
-        let top = loader(String::new(), None);
-        let (mut branches, mut tail) = (Vec::new(), 0);
-        for (i, block) in plan.blocks.iter().enumerate() {
-            for branch in &block.branches {
-                let loader = loader(format!("blk.{i}."), Some(branch));
-                let norm = loader.norm(branch.norm_name(), branch.norm)?;
-                branches.push(LoadedBranch { norm, mixer: Weights::load(&branch.mixer, &loader)? });
-                if branch.mixer.has_state() {
-                    tail = branches.len();
-                }
-            }
-        }
+        let tensors = Tensors::of(source, backend);
+        let branches = branches_of(plan).map(|(block, branch)| LoadedBranch::load(block, branch, &tensors));
+        let stateful = branches_of(plan).enumerate().filter(|(_, (_, branch))| branch.mixer.has_state());
         Ok(Model {
             backend,
             plan,
-            embedding: top.linear("token_embd")?,
-            head: top.head(plan)?,
-            final_norm: top.norm("output_norm", plan.final_norm)?,
-            branches,
-            tail,
+            branches: branches.collect::<Result<_>>()?,
+            tail: stateful.map(|(i, _)| i + 1).last().unwrap_or(0),
+            ends: Ends::load(plan, &tensors)?,
         })
     }
 
@@ -149,9 +202,9 @@ impl<'a, B: Backend> Model<'a, B> {
                     unreachable!("it was just set")
                 };
                 self.backend.repeat(recording, || {
-                    let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+                    let (mut memory, mut r) = (None, self.backend.embed(&self.ends.embedding, place)?);
                     self.walk(0..self.branches.len(), &mut r, place, &mut memory, mixers)?;
-                    let logits = self.logits(&r)?;
+                    let logits = self.ends.logits(self.backend, &r)?;
                     self.backend.take_likeliest(&logits, self.plan.vocab_size, place)?;
                     Ok(logits)
                 })?;
@@ -178,7 +231,7 @@ impl<'a, B: Backend> Model<'a, B> {
         for chunk in tokens.chunks(self.backend.chunk()) {
             self.prepare(chunk, state)?;
             let State { mixers, place: Some(place), .. } = &mut *state else { unreachable!("it was just set") };
-            let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+            let (mut memory, mut r) = (None, self.backend.embed(&self.ends.embedding, place)?);
             let mut from = 0;
             for (i, block) in self.plan.blocks.iter().enumerate() {
                 let to = from + block.branches.len();
@@ -233,7 +286,7 @@ impl<'a, B: Backend> Model<'a, B> {
         };
         let mut walk = || {
             let (states, tail) = (&mut mixers[..], self.tail);
-            let (mut memory, mut r) = (None, self.backend.embed(&self.embedding, place)?);
+            let (mut memory, mut r) = (None, self.backend.embed(&self.ends.embedding, place)?);
             self.walk(0..tail, &mut r, place, &mut memory, states)?;
             if logits.is_none() {
                 return Ok(None);
@@ -245,7 +298,7 @@ impl<'a, B: Backend> Model<'a, B> {
                 memory = memory.map(|rows| self.backend.row(&rows, row));
             }
             self.walk(tail..self.branches.len(), &mut r, last.unwrap_or(place), &mut memory, states)?;
-            self.logits(&r).map(Some)
+            self.ends.logits(self.backend, &r).map(Some)
         };
         match (tokens.len(), logits) {
             (1, Some(_)) => {
@@ -254,11 +307,6 @@ impl<'a, B: Backend> Model<'a, B> {
             }
             _ => walk(),
         }
-    }
-
-    fn logits(&self, r: &B::Rows) -> Result<B::Rows> {
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
-        self.backend.project_logits(&self.final_norm, head, r)
     }
 
     /// The residual stream and the memory through some of the branches.
@@ -271,11 +319,13 @@ impl<'a, B: Backend> Model<'a, B> {
         states: &mut [MixerState<B>],
     ) -> Result<()> {
         for i in branches {
-            let (below, state) = states.split_at_mut(i);
-            let Some(state) = state.first_mut() else { unreachable!("a state of another model") };
-            let mut pass = Pass { place, memory, below };
-            self.branches[i].mixer.forward(self.backend, &self.branches[i].norm, r, &mut pass, state)?;
+            self.branches[i].forward(self.backend, i, r, place, memory, states)?;
         }
         Ok(())
     }
+}
+
+/// Every branch of a plan, with the number of its block.
+fn branches_of(plan: &Plan) -> impl Iterator<Item = (usize, &Branch)> {
+    plan.blocks.iter().enumerate().flat_map(|(i, block)| block.branches.iter().map(move |branch| (i, branch)))
 }

@@ -1,10 +1,9 @@
 //! A backend that computes what another one does and gathers the second moments of every linear map's input on the way.
 
 use crate::backend::*;
-use crate::cpu::gram;
 use crate::parity::Distance;
 use crate::{Error, Result};
-use std::cell::{Ref, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use tamborim_model::mixers::Rope;
 use tamborim_quant::Sums;
@@ -18,15 +17,27 @@ const HEADS: [&str; 2] = ["token_embd.weight", "output.weight"];
 
 /// Sums `x x^T` over all tokens x that maps are applied to, a matrix for each distinct input.
 ///
-/// Every backend can be observed: activations are read back and multiplied on the CPU. The sums are those of products of
-/// float32 numbers summed in float32 over `gram::TOKENS` tokens, in float64 over a chunk, and exactly beyond ([`Sums`]):
-/// they depend on where windows and chunks begin, not on their order nor on the number of threads.
-pub struct Observed<B> {
+/// Every backend can be observed. The sums, those of [`Backend::add_gram`] over chunks, stay on the device; they depend on
+/// where windows and chunks begin, not on their order nor on the number of threads.
+pub struct Observed<B: Backend> {
     inner: B,
     /// Channels of a diagonal block of the moments of a wide input.
     block: usize,
-    /// One for each input, in the order of loading.
-    inputs: RefCell<Vec<Sums>>,
+    /// In the order of loading.
+    inputs: RefCell<Vec<(Input, B::Gram)>>,
+}
+
+/// An input that is gathered.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Canonical names of the maps that multiply it.
+    pub maps: Vec<String>,
+    /// Its channels.
+    pub width: usize,
+    /// Channels of a diagonal block of its moments.
+    pub block: usize,
+    /// Whether anything was gathered of it: a head of its own leaves the embedding without.
+    pub is_seen: bool,
 }
 
 /// Maps, and where their input is gathered.
@@ -50,41 +61,62 @@ impl<B: Backend> Observed<B> {
         Observed { inner, block: widest, inputs: RefCell::new(Vec::new()) }
     }
 
-    /// What was gathered so far, in the order of loading; counts are tokens.
-    pub fn sums(&self) -> Ref<'_, [Sums]> {
-        Ref::map(self.inputs.borrow(), Vec::as_slice)
+    /// Every input, in the order of loading.
+    pub fn inputs(&self) -> Vec<Input> {
+        self.inputs.borrow().iter().map(|(input, _)| input.clone()).collect()
+    }
+
+    /// What was gathered of input `index` so far; counts are tokens.
+    ///
+    /// # Errors
+    /// [`Error::Activations`] if it cannot be exact any more; those of the device.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    pub fn sums(&self, index: usize) -> Result<Sums> {
+        let sums = self.inner.read_gram(&self.inputs.borrow()[index].1)?;
+        match sums.out_of_range() {
+            None => Ok(sums),
+            Some(sum) => Err(Error::Activations { map: sums.moments.maps[0].clone(), sum }),
+        }
     }
 
     /// Adds what an earlier run gathered of an input with the same maps.
     ///
+    /// # Errors
+    /// Those of [`Observed::sums`].
+    ///
     /// # Panics
     /// If there is no such input of the same extents.
-    pub fn add(&self, earlier: &Sums) {
-        let mut inputs = self.inputs.borrow_mut();
-        let input = inputs.iter_mut().find(|i| i.moments.maps == earlier.moments.maps);
-        input.unwrap_or_else(|| panic!("{:?}: an input that is gathered", earlier.moments.maps)).merge(earlier);
+    pub fn add(&self, earlier: &Sums) -> Result<()> {
+        let maps = &earlier.moments.maps;
+        let index = self.inputs.borrow().iter().position(|(input, _)| input.maps == *maps);
+        let index = index.unwrap_or_else(|| panic!("{maps:?}: an input that is gathered"));
+        let mut sums = self.sums(index)?;
+        sums.merge(earlier);
+        let (input, gram) = &mut self.inputs.borrow_mut()[index];
+        input.is_seen |= sums.moments.count > 0;
+        *gram = self.inner.load_gram(sums)?;
+        Ok(())
     }
 
     /// Makes room for the input of `maps`.
-    fn input(&self, maps: &[Map<'_>]) -> usize {
+    fn input(&self, maps: &[Map<'_>]) -> Result<usize> {
         let width = maps[0].weight.cols();
         let block = width.div_ceil(width.div_ceil(self.block));
         // Maps may be parts of one matrix.
         let mut names: Vec<String> = maps.iter().map(|m| m.name.clone()).collect();
         names.dedup();
+        let gram = self.inner.load_gram(Sums::new(names.clone(), width, block))?;
         let mut inputs = self.inputs.borrow_mut();
-        inputs.push(Sums::new(names, width, block));
-        inputs.len() - 1
+        inputs.push((Input { maps: names, width, block, is_seen: false }, gram));
+        Ok(inputs.len() - 1)
     }
 
     fn gather(&self, input: usize, x: &B::Rows) -> Result<()> {
-        let x = self.inner.read(x)?;
-        let sums = &mut self.inputs.borrow_mut()[input];
-        gram::add(&x, sums);
-        match sums.out_of_range() {
-            None => Ok(()),
-            Some(sum) => Err(Error::Activations { map: sums.moments.maps[0].clone(), sum }),
-        }
+        let (input, gram) = &mut self.inputs.borrow_mut()[input];
+        input.is_seen = true;
+        self.inner.add_gram(x, gram)
     }
 }
 
@@ -97,6 +129,7 @@ impl<B: Backend> Backend for Observed<B> {
     type KeyValues = B::KeyValues;
     type Place = B::Place;
     type Recording = B::Recording;
+    type Gram = B::Gram;
 
     fn describe(&self) -> String {
         self.inner.describe()
@@ -123,12 +156,12 @@ impl<B: Backend> Backend for Observed<B> {
     }
 
     fn stack<'a>(&self, maps: Vec<Map<'a>>) -> Result<Self::Linear<'a>> {
-        let (input, is_head) = (self.input(&maps), HEADS.contains(&maps[0].name.as_str()));
+        let (input, is_head) = (self.input(&maps)?, HEADS.contains(&maps[0].name.as_str()));
         Ok(ObservedLinear { inner: self.inner.stack(maps)?, input, is_head })
     }
 
     fn load_scan<'a>(&self, dt: Map<'a>, a: Vec<f32>, d: Vec<f32>) -> Result<Self::Scan<'a>> {
-        let (input, rank) = (self.input(std::slice::from_ref(&dt)), dt.weight.cols());
+        let (input, rank) = (self.input(std::slice::from_ref(&dt))?, dt.weight.cols());
         Ok(ObservedScan { inner: self.inner.load_scan(dt, a, d)?, input, rank })
     }
 
@@ -314,6 +347,22 @@ impl<B: Backend> Backend for Observed<B> {
 
     fn read(&self, x: &B::Rows) -> Result<Vec<f32>> {
         self.inner.read(x)
+    }
+
+    fn copied(&self, x: &B::Rows) -> Result<B::Rows> {
+        self.inner.copied(x)
+    }
+
+    fn load_gram(&self, sums: Sums) -> Result<B::Gram> {
+        self.inner.load_gram(sums)
+    }
+
+    fn add_gram(&self, x: &B::Rows, gram: &mut B::Gram) -> Result<()> {
+        self.inner.add_gram(x, gram)
+    }
+
+    fn read_gram(&self, gram: &B::Gram) -> Result<Sums> {
+        self.inner.read_gram(gram)
     }
 
     fn distances(&self, a: &B::Rows, b: &B::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

@@ -93,6 +93,11 @@ impl Branch {
     pub fn post_norm_name(&self) -> &'static str {
         if self.place == Place::Mlp { "post_ffw_norm" } else { "post_attention_norm" }
     }
+
+    /// Its tensors in canonical order, in the block of this number: those of its norms and its mixer.
+    pub fn tensors(&self, block: usize, d_model: usize) -> Vec<TensorSpec> {
+        branch_tensors(block, self, d_model)
+    }
 }
 
 /// A block: branches applied one after the other.
@@ -194,7 +199,7 @@ impl Plan {
         )];
         for (i, block) in self.blocks.iter().enumerate() {
             for branch in &block.branches {
-                all.extend(branch_tensors(i, branch, d));
+                all.extend(branch.tensors(i, d));
             }
         }
         let norm = |part: &str| {

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tamborim_converters::gguf::{CalibrationFile, CalibrationWriter, Facts, GgufFile, Input};
 use tamborim_kernels::{Backend, Error, Logits, Model, Observed};
-use tamborim_quant::Sums;
 
 /// What to run, and where the results go.
 pub struct Job<'a> {
@@ -53,13 +52,13 @@ pub fn calibrate<B: Backend>(backend: B, mut job: Job<'_>) -> Result<Done> {
         progress.advance(window.len() as u64);
         if saved.elapsed() >= interval && i + 1 < windows.len() {
             let started = Instant::now();
-            write(&checkpoint, facts_of(&job.facts, i + 1), &observed.sums())?;
+            write(&checkpoint, facts_of(&job.facts, i + 1), &observed)?;
             saved = Instant::now();
             // The sums of a large model take their time: no more than a twentieth of it all.
             interval = job.interval.max(19 * started.elapsed());
         }
     }
-    write(job.output, facts_of(&job.facts, windows.len()), &observed.sums())?;
+    write(job.output, facts_of(&job.facts, windows.len()), &observed)?;
     if checkpoint.exists() {
         std::fs::remove_file(&checkpoint).map_err(|e| format!("{}: {e}", checkpoint.display()))?;
     }
@@ -94,10 +93,8 @@ fn resume<B: Backend>(checkpoint: &Path, job: &Job<'_>, observed: &Observed<B>) 
     let done = found.windows.len();
     let mut expected = facts_of(&job.facts, done.min(job.facts.windows.len()));
     expected.sets.clone_from(&found.sets);
-    let sums = observed.sums();
-    let seen = sums.iter().filter(|s| found.inputs.iter().any(|i| i.maps == s.moments.maps));
-    expected.inputs = seen.map(input_of).collect();
-    drop(sums);
+    expected.inputs = observed.inputs().into_iter().map(input_of).collect();
+    expected.inputs.retain(|e| found.inputs.iter().any(|f| f.maps == e.maps));
     if *found != expected {
         let path = checkpoint.display();
         return Err(format!(
@@ -107,23 +104,23 @@ fn resume<B: Backend>(checkpoint: &Path, job: &Job<'_>, observed: &Observed<B>) 
         .into());
     }
     for index in 0..found.inputs.len() {
-        observed.add(&file.sums(index)?);
+        observed.add(&file.sums(index)?)?;
     }
     Ok(done)
 }
 
-fn input_of(sums: &Sums) -> Input {
-    let m = &sums.moments;
-    Input { maps: m.maps.clone(), width: m.width, block: m.block }
+fn input_of(input: tamborim_kernels::Input) -> Input {
+    Input { maps: input.maps, width: input.width, block: input.block }
 }
 
-/// Writes the sums of every input that was seen: a separate head leaves the embedding without.
-fn write(path: &Path, mut facts: Facts, sums: &[Sums]) -> Result<()> {
-    let seen = || sums.iter().filter(|s| s.moments.count > 0);
-    facts.inputs = seen().map(input_of).collect();
+/// Writes the sums of every input that was seen, one read from the device after the other.
+fn write<B: Backend>(path: &Path, mut facts: Facts, observed: &Observed<B>) -> Result<()> {
+    let inputs = observed.inputs();
+    let seen: Vec<usize> = (0..inputs.len()).filter(|i| inputs[*i].is_seen).collect();
+    facts.inputs = inputs.into_iter().filter(|i| i.is_seen).map(input_of).collect();
     let mut writer = CalibrationWriter::create(path, &facts)?;
-    for sums in seen() {
-        writer.put(sums)?;
+    for index in seen {
+        writer.put(&observed.sums(index)?)?;
     }
     Ok(writer.finish()?)
 }

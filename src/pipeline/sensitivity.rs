@@ -3,7 +3,7 @@
 
 use crate::Result;
 use std::borrow::Cow;
-use tamborim_kernels::{Backend, Logits, Model};
+use tamborim_kernels::{Backend, Model, Trace, Variant};
 use tamborim_model::{Plan, TensorSpec};
 use tamborim_quant::{Calibration, Candidate, Format, SourceError, Tensor, TensorSource};
 
@@ -28,7 +28,13 @@ pub fn measure<B: Backend>(
     if windows.is_empty() {
         return Err("calibration: expected the tokens it was made of, which measuring needs, found none".into());
     }
-    let reference = logits(backend, source, &windows)?;
+    let model = Model::load(backend, source)?;
+    let trace = model.trace(&windows)?;
+    let mut reference = Vec::new();
+    model.retrace(&trace, None, |_, logits| -> Result<()> {
+        reference.push(logits);
+        Ok(())
+    })?;
     let mut by_tensor = Vec::new();
     for spec in source.plan().tensors().into_iter().filter(|s| s.role.is_linear()) {
         let tensor = source.read(&spec)?;
@@ -41,12 +47,8 @@ pub fn measure<B: Backend>(
                 let errors = |format: Format| sampled_error(&tensor, format, importance.as_deref());
                 let unit = errors(PROBE)?.max(f64::MIN_POSITIVE);
                 let replaced = tensor.recode(PROBE, importance.as_deref())?;
-                let kld = divergence(
-                    backend,
-                    &Replaced { source, name: &spec.name, tensor: replaced },
-                    &windows,
-                    &reference,
-                )?;
+                let replaced = Replaced { source, name: &spec.name, tensor: replaced };
+                let kld = divergence(&model, &trace, &model.variant(&replaced, &spec)?, &reference)?;
                 candidates.iter().map(|f| Ok(kld * errors(*f)? / unit)).collect::<Result<Vec<_>>>()?
             }
         };
@@ -102,41 +104,23 @@ fn first_tokens(calibration: &dyn Calibration, tokens: usize) -> Vec<&[u32]> {
     windows
 }
 
-/// Logits of all windows, chunk by chunk.
-fn logits<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]]) -> Result<Vec<B::Rows>> {
-    let model = Model::load(backend, source)?;
-    let mut all = Vec::new();
-    for window in windows {
-        model.forward(window, &mut model.start()?, Logits::All, |rows| -> Result<()> {
-            all.push(rows);
-            Ok(())
-        })?;
-    }
-    Ok(all)
-}
-
-/// Mean KL divergence from `reference`, which [`logits`] has made of the same windows.
+/// Mean KL divergence of a variant from the model, whose own logits are `reference`, chunk by chunk.
 fn divergence<B: Backend>(
-    backend: &B,
-    source: &dyn TensorSource,
-    windows: &[&[u32]],
+    model: &Model<'_, B>,
+    trace: &Trace<B>,
+    variant: &Variant<'_, B>,
     reference: &[B::Rows],
 ) -> Result<f64> {
-    let model = Model::load(backend, source)?;
-    let vocab_size = source.plan().vocab_size;
     let (mut sum, mut n) = (0.0, 0usize);
     let mut expected = reference.iter();
-    for window in windows {
-        let mut chunks = window.chunks(backend.chunk());
-        model.forward(window, &mut model.start()?, Logits::All, |rows| -> Result<()> {
-            if let (Some(reference), Some(tokens)) = (expected.next(), chunks.next()) {
-                let found = backend.distances(reference, &rows, vocab_size, tokens)?;
-                sum += found.iter().map(|d| d.kld).sum::<f64>();
-                n += found.len();
-            }
-            Ok(())
-        })?;
-    }
+    model.retrace(trace, Some(variant), |tokens, logits| -> Result<()> {
+        if let Some(reference) = expected.next() {
+            let found = model.backend().distances(reference, &logits, model.plan().vocab_size, tokens)?;
+            sum += found.iter().map(|d| d.kld).sum::<f64>();
+            n += found.len();
+        }
+        Ok(())
+    })?;
     Ok(sum / n.max(1) as f64)
 }
 

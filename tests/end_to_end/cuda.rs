@@ -4,7 +4,9 @@
 use crate::common::*;
 use crate::logits::all_cases;
 use crate::tamborim;
+use std::ops::Range;
 use std::path::Path;
+use tamborim_converters::gguf::{CalibrationFile, GgufFile};
 use tamborim_kernels::{Cuda, DeviceError, Mode};
 
 /// Whether there is something to run on; says so where there is not.
@@ -79,6 +81,41 @@ fn cuda_verify_gives_zero_for_a_model_against_itself_and_tells_fast_mode_apart()
     let fast = floors.iter().find(|f| f["between"] == "exact_and_fast").expect("two modes");
     let fast = fast["kld_mean"].as_f64().expect("measured");
     assert!(fast > 0.0 && fast < 1e-2, "{fast}");
+}
+
+#[test]
+fn cuda_calibrations_repeat_and_merge_bit_for_bit_and_are_those_of_the_cpu() {
+    if !there_is_a_device() {
+        return;
+    }
+    let (dir, model) = (temp(), fixture("lit/samba_gqa2/checkpoint.pth"));
+    let at = |name: &str| dir.path().join(name);
+    let calibrated = |name: &str, tokens: Range<usize>, device: &str| {
+        // Parts are files of one name, which the calibration keeps.
+        std::fs::create_dir(at(name)).expect("a folder");
+        let data = at(name).join("tokens.json");
+        let tokens: Vec<usize> = tokens.map(|i| i * 37 % 120).collect();
+        std::fs::write(&data, serde_json::json!({ "tokens": tokens }).to_string()).expect("a file");
+        let out = at(&format!("{name}.gguf"));
+        let run = tamborim!["calibrate", model, "--data", data, "--context", "40", "--device", device, "-o", out];
+        run.succeeds();
+        out
+    };
+    let bytes = |path: &Path| std::fs::read(path).expect("a file");
+    let whole = calibrated("whole", 0..100, "cuda");
+    assert!(bytes(&calibrated("again", 0..100, "cuda")) == bytes(&whole));
+    let parts = [calibrated("first", 0..40, "cuda"), calibrated("second", 40..100, "cuda")];
+    tamborim!["calibrate", "--merge", parts[1], parts[0], "-o", at("merged.gguf")].succeeds();
+    assert!(bytes(&at("merged.gguf")) == bytes(&whole));
+    let open = |path: &Path| CalibrationFile::new(GgufFile::open(path).expect("a GGUF")).expect("a calibration");
+    let (found, truth) = (open(&whole), open(&calibrated("cpu", 0..100, "cpu")));
+    assert_eq!(found.facts(), truth.facts());
+    for (i, input) in truth.facts().inputs.iter().enumerate() {
+        let [a, b] = [&found, &truth].map(|f| f.sums(i).expect("sums").moments.lower);
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let error = norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied());
+        assert!(error < 1e-5, "{:?}: {error}", input.maps);
+    }
 }
 
 /// Of machines without an NVIDIA driver.

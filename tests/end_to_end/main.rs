@@ -15,4 +15,5 @@ mod onnx;
 mod onnxruntime;
 mod quantize;
 mod report;
+mod variant;
 mod verify;

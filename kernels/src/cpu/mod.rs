@@ -4,7 +4,7 @@ mod attention;
 mod conv;
 mod differential;
 mod elementwise;
-pub(crate) mod gram;
+mod gram;
 mod headed_scan;
 mod linear;
 mod matmul;
@@ -37,6 +37,7 @@ use crate::parity::{Distance, distances};
 use rope::Table;
 use std::ops::Range;
 use tamborim_model::mixers::Rope;
+use tamborim_quant::Sums;
 
 /// Computes on the CPU, on all of rayon's threads: float32 activations and states, float32 accumulation, weights decoded
 /// exactly a panel at a time.
@@ -60,6 +61,7 @@ impl Backend for Cpu {
     type KeyValues = KeyValues;
     type Place = Place;
     type Recording = ();
+    type Gram = Sums;
 
     fn describe(&self) -> String {
         "cpu".to_owned()
@@ -278,6 +280,23 @@ impl Backend for Cpu {
 
     fn read(&self, x: &Rows) -> Result<Vec<f32>> {
         Ok(x.data.clone())
+    }
+
+    fn copied(&self, x: &Rows) -> Result<Rows> {
+        Ok(x.clone())
+    }
+
+    fn load_gram(&self, sums: Sums) -> Result<Sums> {
+        Ok(sums)
+    }
+
+    fn add_gram(&self, x: &Rows, gram: &mut Sums) -> Result<()> {
+        gram::add(&x.data, gram);
+        Ok(())
+    }
+
+    fn read_gram(&self, gram: &Sums) -> Result<Sums> {
+        Ok(gram.clone())
     }
 
     fn distances(&self, a: &Rows, b: &Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

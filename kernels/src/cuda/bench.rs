@@ -7,11 +7,12 @@ use super::attention::{self, KeyValues};
 use super::linear::{self, Linear};
 use super::recording::Graph;
 use super::rows::{Kind, Rows};
-use super::{Cuda, conv, scan};
+use super::{Cuda, conv, elementwise, gram, scan};
 use crate::Result;
 use crate::backend::*;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
-use tamborim_quant::{Format, Tensor};
+use tamborim_quant::{Format, Sums, Tensor};
 
 /// What a kernel took.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -44,6 +45,9 @@ impl Cuda {
             for (heads, head_dim) in [(18, 128), (36, 64)] {
                 times.push(self.attention_time(tokens, heads, head_dim)?);
             }
+        }
+        for [width, block] in [[2304, 2304], [4608, 2304], [6144, 3072]] {
+            times.push(self.gram_time(2048, width, block)?);
         }
         let formats = [Format::Bf16, Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4K, Format::Q4_0];
         for [n, k] in [[32000, 2304], [12288, 2304], [9216, 2304], [2304, 6144]] {
@@ -179,6 +183,16 @@ impl Cuda {
         })?;
         let shape = format!("L {tokens} {heads}x{head_dim} window 2048");
         Ok(KernelTime { name: "attention bf16".to_owned(), shape, median_us, bytes })
+    }
+
+    fn gram_time(&self, tokens: usize, width: usize, block: usize) -> Result<KernelTime> {
+        let sums = Sums::new(Vec::new(), width, block);
+        let bytes = 4 * tokens * width + 24 * sums.rests.len();
+        let x = elementwise::copied(self, &self.noise(tokens, width)?, Kind::F32)?;
+        let grams = self.rotated(bytes, || Ok(RefCell::new(gram::load(self, sums.clone())?)))?;
+        let median_us = self.time(&|i| gram::add(self, &x, &mut grams[i % grams.len()].borrow_mut()))?;
+        let shape = format!("L {tokens} W {width} in blocks of {block}");
+        Ok(KernelTime { name: "gram f32".to_owned(), shape, median_us, bytes })
     }
 
     fn gemv_time(&self, format: Format, n: usize, k: usize) -> Result<KernelTime> {

@@ -13,6 +13,7 @@ mod distance;
 mod elementwise;
 mod error;
 mod gemv;
+mod gram;
 mod head_norm;
 mod headed_scan;
 mod libraries;
@@ -29,6 +30,7 @@ mod scan;
 pub use attention::{KeyValues, Rope};
 pub use bench::KernelTime;
 pub use error::DeviceError;
+pub use gram::Gram;
 pub use linear::Linear;
 pub use recording::Recording;
 pub use rows::{Rows, Vector};
@@ -45,6 +47,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 use tamborim_model::mixers;
+use tamborim_quant::Sums;
 
 /// Computes on an NVIDIA GPU.
 pub struct Cuda {
@@ -128,6 +131,7 @@ impl Backend for Cuda {
     type KeyValues = KeyValues;
     type Place = Place;
     type Recording = Recording;
+    type Gram = Gram;
 
     fn describe(&self) -> String {
         let mode = match self.mode {
@@ -379,6 +383,22 @@ impl Backend for Cuda {
 
     fn read(&self, x: &Rows) -> Result<Vec<f32>> {
         elementwise::read(self, x)
+    }
+
+    fn copied(&self, x: &Rows) -> Result<Rows> {
+        elementwise::copied(self, x, x.kind)
+    }
+
+    fn load_gram(&self, sums: Sums) -> Result<Gram> {
+        gram::load(self, sums)
+    }
+
+    fn add_gram(&self, x: &Rows, gram: &mut Gram) -> Result<()> {
+        gram::add(self, x, gram)
+    }
+
+    fn read_gram(&self, gram: &Gram) -> Result<Sums> {
+        gram::read(self, gram)
     }
 
     fn distances(&self, a: &Rows, b: &Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

@@ -28,7 +28,7 @@ macro_rules! modules {
 
 modules! {
     "attention_decode" "attention_exact" "attention_prefill" "conv1d" "dequantize" "differential" "distance"
-    "elementwise" "gemm_bf16" "gemm_f32" "gemv" "gemv_quantized" "head_norm" "headed_scan" "mega" "norm"
+    "elementwise" "gemm_bf16" "gemm_f32" "gemv" "gemv_quantized" "gram" "head_norm" "headed_scan" "mega" "norm"
     "recurrence" "repack" "rope" "scan" "ssm_step"
 }
 

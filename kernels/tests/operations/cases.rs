@@ -8,7 +8,7 @@ use tamborim_kernels::parity::distance;
 use tamborim_kernels::*;
 use tamborim_model::mixers::{Rope, RopeTable};
 use tamborim_model::{Norm, NormKind};
-use tamborim_quant::{Format, Tensor};
+use tamborim_quant::{Format, Sums, Tensor};
 
 /// How far off an operation was.
 pub struct Found {
@@ -60,7 +60,7 @@ macro_rules! cases {
 cases! {
     rows_and_views embedding linear_formats linear_sizes stacked_maps projections
     norms norm_per_head silu convolution projected_convolution scan_sizes scan_formats
-    attention rotation outer_products mega distances choices
+    attention rotation outer_products mega gram distances choices
     differential_attention norms_by_head norms_behind gates headed_scans
 }
 
@@ -126,10 +126,10 @@ pub fn compare<B: Backend>(ops: &B, out: &B::Rows, truth: &Matrix, kind: Kind) -
     found(&ops.read(out).unwrap(), truth, kind)
 }
 
-pub fn found(out: &[f32], truth: &Matrix, kind: Kind) -> Found {
+pub fn found<T: Copy + Into<f64>>(out: &[T], truth: &Matrix, kind: Kind) -> Found {
     assert_eq!(out.len(), truth.data.len(), "numbers that came out");
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    let error = norm(&mut out.iter().zip(&truth.data).map(|(a, b)| f64::from(*a) - b));
+    let error = norm(&mut out.iter().zip(&truth.data).map(|(a, b)| (*a).into() - b));
     let total = norm(&mut truth.data.iter().copied());
     Found { error: if error == 0.0 { 0.0 } else { error / total }, kind }
 }
@@ -690,6 +690,46 @@ fn mega<B: Backend>(ops: &B) -> Outcome {
         ops.mega_update(&weights, &mixed_rows, &y, &mut r).unwrap();
         let truth = plain::mega_update(d, z, &mixed, &y_held, &r_held);
         outcome.push((format!("update {tokens} x {d}"), compare(ops, &r, &truth, Kind::Plain)));
+    }
+    outcome
+}
+
+/// Sums of products, in blocks of channels. What is summed in parts, and what goes on from earlier sums, is the whole bit for
+/// bit.
+fn gram<B: Backend>(ops: &B) -> Outcome {
+    let mut outcome = Vec::new();
+    for (tokens, width, block) in
+        [(1, 1usize, 1), (3, 5, 2), (40, 70, 70), (300, 132, 132), (18, 200, 67), (520, 36, 36)]
+    {
+        let mut numbers = Numbers::new(23);
+        // Columns of a wider matrix, whose rows begin at multiples of 16 bytes or do not.
+        for first in [0, 3] {
+            let (x, x_held) = numbers.rows(ops, tokens, width.next_multiple_of(4) + 4);
+            let (y, y_held) = numbers.rows(ops, 7, width.next_multiple_of(4) + 4);
+            let [x, y] = [x, y].map(|x| ops.columns(&x, first..first + width));
+            let nothing = || Sums::new(vec!["map.weight".to_owned()], width, block);
+            let sums = |earlier: Sums, terms: &[&B::Rows]| {
+                let mut gram = ops.load_gram(earlier).unwrap();
+                terms.iter().for_each(|x| ops.add_gram(x, &mut gram).unwrap());
+                ops.read_gram(&gram).unwrap()
+            };
+            let whole = sums(nothing(), &[&x, &y]);
+            assert_eq!(whole.moments.count, tokens as u64 + 7);
+            assert!(sums(sums(nothing(), &[&y]), &[&x]) == whole, "{tokens} x {width}: going on from earlier sums");
+            let mut merged = sums(nothing(), &[&y]);
+            merged.merge(&sums(nothing(), &[&x]));
+            assert!(merged == whole, "{tokens} x {width}: merging parts");
+            let rows: Vec<&[f64]> = (0..tokens).map(|t| x_held.row(t)).chain((0..7).map(|t| y_held.row(t))).collect();
+            let (mut truth, mut at) = (Vec::new(), first);
+            for (n, _) in whole.moments.triangles() {
+                for i in at..at + n {
+                    truth.extend((at..=i).map(|j| rows.iter().map(|x| x[i] * x[j]).sum::<f64>()));
+                }
+                at += n;
+            }
+            let found = found(&whole.moments.lower, &Matrix::new(1, truth), Kind::Plain);
+            outcome.push((format!("{tokens} x {width} in blocks of {block}, from {first}"), found));
+        }
     }
     outcome
 }

@@ -143,4 +143,9 @@ impl Mixer {
     pub fn has_state(&self) -> bool {
         !matches!(self, Mixer::SwiGlu(_) | Mixer::CrossAttention(_) | Mixer::GatedMemory(_))
     }
+
+    /// Whether it uses what a mixer below has left behind beside the residual stream.
+    pub fn looks_below(&self) -> bool {
+        matches!(self, Mixer::CrossAttention(_) | Mixer::GatedMemory(_))
+    }
 }
