@@ -8,8 +8,7 @@ use fancy_regex::Regex;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-/// What byte-level BPE has beside its pieces. Pieces and merges are spelled in characters that stand for bytes
-/// ([`character_of`]).
+/// What byte-level BPE has beside its pieces. Pieces and merges are spelled in characters that stand for bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ByteLevel {
     /// Two pieces that become one, with a space between them; the first is merged first.
