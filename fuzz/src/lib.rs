@@ -6,6 +6,7 @@ pub mod seeds;
 
 use std::{cell::OnceCell, fmt::Display, path::Path, sync::Mutex};
 use tamborim_converters::gguf::{CalibrationFile, GgufFile, GgufModel, read_tokenizer};
+use tamborim_converters::onnx::{OnnxFile, OnnxModel};
 use tamborim_converters::{fuzz, open_checkpoint};
 use tamborim_model::mixers::{Attention, Mixer};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
@@ -30,7 +31,7 @@ const DEFLATE: usize = 2200;
 const PLAN: usize = 96 << 20;
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "pickle", run: pickle, fixed: PICKLE, per_byte: 128 },
     Target { name: "torch", run: torch, fixed: PICKLE, per_byte: DEFLATE },
     Target { name: "legacy", run: torch, fixed: PICKLE, per_byte: 128 },
@@ -38,6 +39,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "safetensors", run: safetensors, fixed: 1 << 20, per_byte: 256 },
     Target { name: "index", run: index, fixed: 1 << 20, per_byte: 256 },
     Target { name: "gguf", run: gguf, fixed: 1 << 20, per_byte: 256 },
+    Target { name: "onnx", run: onnx, fixed: 1 << 20, per_byte: 256 },
     Target { name: "calibration", run: calibration, fixed: 1 << 20, per_byte: 256 },
     Target { name: "config", run: config, fixed: PLAN, per_byte: 256 },
     Target { name: "tokenizer", run: tokenizer, fixed: 1 << 20, per_byte: 512 },
@@ -117,6 +119,19 @@ fn gguf(bytes: &[u8]) {
     }
     tidy(read_tokenizer(file.metadata()));
     let Some(model) = tidy(GgufModel::new(file, false)) else { return };
+    check_plan(model.plan());
+    for spec in model.plan().tensors() {
+        if let Some(tensor) = tidy(model.read(&spec)) {
+            assert_eq!(tensor.to_f32().len(), spec.elements(), "{}", spec.name);
+        }
+    }
+}
+
+/// The container, its tokenizer, and the model with all its numbers.
+fn onnx(bytes: &[u8]) {
+    let Some(file) = tidy(OnnxFile::parse(Path::new("fuzz"), bytes.to_vec())) else { return };
+    tidy(read_tokenizer(file.metadata()));
+    let Some(model) = tidy(OnnxModel::new(file, false)) else { return };
     check_plan(model.plan());
     for spec in model.plan().tensors() {
         if let Some(tensor) = tidy(model.read(&spec)) {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use tamborim_converters::gguf::{
-    Architecture, CalibrationWriter, Facts, GgufWriter, Input, write_plan, write_tokenizer,
+    Architecture, CalibrationWriter, Facts, GgufWriter, Input, Metadata, write_plan, write_tokenizer,
 };
+use tamborim_converters::onnx::{OnnxFile, OnnxModel, OnnxWriter, Options, Storage, export};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
-use tamborim_quant::Sums;
+use tamborim_quant::{Format, NBits, Sums};
 
 /// The committed fixtures.
 pub fn fixtures() -> PathBuf {
@@ -38,6 +39,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "index" => [files("formats/sharded", &[".json"]), files("broken/index_traversal", &[".json"])].concat(),
         "gguf" => ggufs(),
+        "onnx" => onnx(),
         "calibration" => calibrations(),
         "config" => configs(),
         "tokenizer" => tokenizers(),
@@ -198,21 +200,43 @@ fn small_configs() -> Vec<String> {
     all
 }
 
+/// The plan of each small configuration that does not make large files, as gated linear attention's width does.
+fn small_plans() -> Vec<Plan> {
+    let plan = |json: String| match Config::from_json(&json, &ShapeHints::default()) {
+        Ok(config) => Plan::from_config(&config),
+        Err(_) => Plan::from_hugging_face(&json, &[]),
+    };
+    small_configs().into_iter().map(|json| plan(json).expect("a plan")).filter(|plan| plan.d_model <= 32).collect()
+}
+
+/// A file for each of them, in floats and, where head and embedding do not share their bytes, in blocks of 4 bits.
+fn onnx() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let grid = NBits::new(4, 16, true, Format::F32).expect("a grid");
+    let mut all = Vec::new();
+    for (number, plan) in small_plans().into_iter().enumerate() {
+        let in_blocks = number % 2 == 0 && !plan.tied && plan.d_model.is_multiple_of(16);
+        let storage = if in_blocks { Storage::Blocks(grid) } else { Storage::Float(Format::F16) };
+        let path = folder.path().join(format!("{number}.onnx"));
+        let export = export(&plan, Options { pure: true }, &|_| storage);
+        let sizes: Vec<usize> = export.stored.iter().map(|stored| stored.n_bytes()).collect();
+        let mut writer = OnnxWriter::create(&path, export).expect("a file");
+        sizes.into_iter().for_each(|size| writer.put(vec![0; size].into()).expect("written"));
+        let mut metadata = Metadata::new(&path);
+        write_plan(&mut metadata, &plan, Architecture::Samba);
+        writer.finish(&metadata).expect("written");
+        OnnxModel::new(OnnxFile::open(&path).expect("sound"), false).expect("a model");
+        all.push(std::fs::read(&path).expect("the file"));
+    }
+    all
+}
+
 /// A file for each small configuration, in types of one byte a number and less where rows are whole blocks.
 fn ggufs() -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let tokenizer = Tokenizer::from_sentencepiece(&small_tokenizer(2, false)).expect("a tokenizer");
     let mut all = Vec::new();
-    for (number, json) in small_configs().into_iter().enumerate() {
-        let plan = match Config::from_json(&json, &ShapeHints::default()) {
-            Ok(config) => Plan::from_config(&config),
-            Err(_) => Plan::from_hugging_face(&json, &[]),
-        };
-        let plan = plan.expect("a plan");
-        // Gated linear attention needs a width that makes large files.
-        if plan.d_model > 32 {
-            continue;
-        }
+    for (number, plan) in small_plans().into_iter().enumerate() {
         let path = folder.path().join(format!("{number}.gguf"));
         let mut writer = GgufWriter::create(&path).expect("a file");
         write_plan(&mut writer.metadata, &plan, Architecture::of(&plan));
