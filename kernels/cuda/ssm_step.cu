@@ -15,8 +15,8 @@
 //     Launch: grid ceil(channels / 16), block 128, no dynamic shared memory.
 //     Any alignment is right. Full speed: rank a multiple of 8, w and driven 16-byte aligned.
 //
-// 8 lanes share a channel: its row of w, then its states. Weights (w, A, biases) and states are loaded before the previous
-// kernel has ended: it must not be one that writes the same states, or this one must be launched without the overlap.
+// 8 lanes share a channel: its row of w, then its states. What is a weight (w, A, biases) is loaded before the previous
+// kernel has ended; the states are not, as that kernel may be the step before.
 #include "common.cuh"
 
 constexpr int LANES = 8;
@@ -98,9 +98,9 @@ INLINE void ssm_step(const T* __restrict__ u, const T* __restrict__ dt_raw, cons
             if (at < rank) ahead[i].load_whole(weights + at);
         }
     }
-    step.load_states(lane);
     next_kernel_start();
     previous_kernel_wait();
+    step.load_states(lane);
     const float input = load(u + row), gate = z ? load(z + row) : 0.0f;
 
     float dt;
