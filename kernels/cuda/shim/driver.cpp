@@ -467,10 +467,13 @@ MEMSET(cuMemsetD32, _v2, unsigned int)
 
 // ---- Modules, functions ---------------------------------------------------------------------------------------------
 
+// Every module has functions of its own, with attributes of their own.
+using Module = std::map<std::string, Kernel>;
+
 API cuModuleLoadData(void** module, const void* image) {
     if (!current_context) return INVALID_CONTEXT;
     if (!image || !*(const char*)image) return INVALID_IMAGE;
-    return *module = new char, SUCCESS;
+    return *module = new Module, SUCCESS;
 }
 API cuModuleLoadDataEx(void** module, const void* image, u32, void*, void*) { return cuModuleLoadData(module, image); }
 API cuModuleLoadFatBinary(void** module, const void* image) { return cuModuleLoadData(module, image); }
@@ -480,10 +483,13 @@ API cuModuleLoad(void** module, const char* path) {
     fclose(f);
     return cuModuleLoadData(module, "x");
 }
-API cuModuleUnload(void* module) { return delete (char*)module, SUCCESS; }
-API cuModuleGetFunction(void** function, void*, const char* name) {
+API cuModuleUnload(void* module) {
+    Lock lock;
+    return delete (Module*)module, SUCCESS;
+}
+API cuModuleGetFunction(void** function, void* module, const char* name) {
     for (Kernel* k = Kernel::first(); k; k = k->next)
-        if (!strcmp(k->name, name)) return *function = k, SUCCESS;
+        if (!strcmp(k->name, name)) return *function = &((Module*)module)->emplace(name, *k).first->second, SUCCESS;
     return refuse(NOT_FOUND, "no kernel %s", name);
 }
 API cuModuleGetGlobal_v2(DevicePointer*, size_t*, void*, const char*) { return NOT_FOUND; }

@@ -57,6 +57,8 @@ pub fn repack(cuda: &Cuda, format: Format, tensors: &[Tensor<'_>], interleaved: 
             first += count * step;
         }
     }
+    // Kernels that overlap the one before them read weights at once, without waiting for what was queued.
+    cuda.device.synchronize()?;
     Ok(packed)
 }
 
