@@ -10,5 +10,6 @@ pub mod quantize_onnx;
 pub mod runner;
 pub mod sampling;
 pub mod sensitivity;
+pub mod source_hash;
 pub mod write;
 pub mod write_onnx;

@@ -1,10 +1,9 @@
 //! Source to file, a tensor at a time: reading and encoding on all threads while the previous tensor is written.
 
+use super::source_hash::{HEX_LENGTH, SourceHash};
 use crate::Result;
 use crate::progress::Progress;
 use crate::source::{OpenModel, files_of};
-use sha2::{Digest, Sha256};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use tamborim_converters::SafetensorsWriter;
@@ -34,6 +33,7 @@ pub fn write_gguf(
     encode: impl Fn(&TensorSpec, &Tensor<'_>, Format) -> Result<Tensor<'static>>,
 ) -> Result<Written> {
     refuse_overwriting(model, output)?;
+    let hash = SourceHash::begin(model)?;
     let source = model.source();
     let specs = source.plan().tensors();
     let formats = specs.iter().map(&choose).collect::<Result<Vec<_>>>()?;
@@ -63,9 +63,9 @@ pub fn write_gguf(
         let tensor = in_format(model, spec, *format, &encode)?;
         Ok((spec, architecture.store(source.plan(), spec, tensor)))
     });
-    stream(model, tensors, |tensors, hash| {
+    stream(tensors, |tensors| {
         // The hash takes as long as the tensors: its place is kept until it is known.
-        describe_source(&mut writer.metadata, model, &" ".repeat(2 * <Sha256 as Digest>::output_size()));
+        describe_source(&mut writer.metadata, model, &" ".repeat(HEX_LENGTH));
         let mut body = writer.write_header()?;
         for (spec, tensor) in tensors {
             body.tensor(&spec.name, &tensor.bytes)?;
@@ -75,7 +75,7 @@ pub fn write_gguf(
         for (name, numbers) in &additions {
             body.tensor(name, bytemuck::cast_slice(numbers))?;
         }
-        body.replace_text(SOURCE_HASH, &hash()?)?;
+        body.replace_text(SOURCE_HASH, &hash.wait()?)?;
         Ok(body.finish()?)
     })?;
     Ok(Written { bytes: std::fs::metadata(output).map(|m| m.len()).unwrap_or(total), seconds: progress.finish() })
@@ -102,25 +102,14 @@ pub fn in_format<'m>(
     encode(spec, &tensor, format).map_err(|e| format!("{}: tensor {}: {e}", model.path().display(), spec.name).into())
 }
 
-/// Makes items on this thread while `write` takes them on another, and on a third the source's hash is computed, which
-/// `write` asks for at its end.
+/// Makes items on this thread while `write` takes them on another.
 pub fn stream<T: Send, R: Send>(
-    model: &OpenModel,
     items: impl Iterator<Item = Result<T>>,
-    write: impl FnOnce(Receiver<T>, &mut dyn FnMut() -> Result<String>) -> Result<R> + Send,
+    write: impl FnOnce(Receiver<T>) -> Result<R> + Send,
 ) -> Result<R> {
     std::thread::scope(|scope| {
-        // The source is read once by the hash and once by the maker, at the same time, so from the page cache.
-        let hash = scope.spawn(|| sha256(model.path()));
         let (send, receive) = sync_channel::<T>(QUEUE);
-        let writing = scope.spawn(move || {
-            let mut hash = Some(hash);
-            let mut ask = || match hash.take() {
-                Some(hash) => hash.join().map_err(|_| "hashing failed")?,
-                None => Err("the hash was asked for twice".into()),
-            };
-            write(receive, &mut ask)
-        });
+        let writing = scope.spawn(move || write(receive));
         let mut making = Ok(());
         for item in items {
             match item {
@@ -172,23 +161,6 @@ fn dominant(specs: &[TensorSpec], formats: &[Format]) -> Format {
 fn file_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// SHA-256 of the file, or of a folder's files one after the other by name, in hexadecimal.
-fn sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for file in files_of(path)? {
-        let at = |e: std::io::Error| format!("{}: {e}", file.display());
-        let mut reader = std::fs::File::open(&file).map_err(at)?;
-        loop {
-            match reader.read(&mut buffer).map_err(at)? {
-                0 => break,
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Writes `model` as safetensors, under the names that its checkpoints have. Formats are scalar ones.

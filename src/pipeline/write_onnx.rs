@@ -1,5 +1,6 @@
 //! Source to ONNX: the graph of the model's plan, and its tensors as the graph wants them.
 
+use super::source_hash::SourceHash;
 use super::write::{Written, describe_source, in_format, nearest, refuse_overwriting, stream};
 use crate::Result;
 use crate::output::note;
@@ -23,6 +24,7 @@ pub fn write_onnx(
     encode: impl Fn(&TensorSpec, &Tensor<'_>, NBits) -> Result<NBitsMatrix<'static>>,
 ) -> Result<Written> {
     refuse_overwriting(model, output)?;
+    let hash = SourceHash::begin(model)?;
     let source = model.source();
     let plan = source.plan();
     let linear = plan.tensors().into_iter().filter(|s| s.role.is_linear());
@@ -51,14 +53,14 @@ pub fn write_onnx(
         };
         Ok(parts.iter().map(|part| part.take(&mut numbers)).collect::<Vec<_>>())
     });
-    let bytes = stream(model, made, |made, hash| {
+    let bytes = stream(made, |made| {
         for bytes in made.into_iter().flatten() {
             let n = bytes.len() as u64;
             writer.put(bytes)?;
             source.release();
             progress.advance(n);
         }
-        describe_source(&mut metadata, model, &hash()?);
+        describe_source(&mut metadata, model, &hash.wait()?);
         Ok(writer.finish(&metadata)?)
     })?;
     Ok(Written { bytes, seconds: progress.finish() })

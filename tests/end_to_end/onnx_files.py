@@ -32,7 +32,6 @@ def session(model):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

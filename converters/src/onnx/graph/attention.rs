@@ -107,13 +107,14 @@ impl Graph<'_> {
 
     /// Whether the ONNX Runtime that runs the model counts the window without the token itself: up to 1.23 a window of W
     /// lets a token see W others, later W - 1. A model must mean the same in all of them, so it asks: of two tokens with
-    /// values 1 and 0, the second sees both or, with a window of 1, itself alone.
+    /// values 1 and 0, the second sees both or, with a window of 1, itself alone. The past has room for both, as a buffer that
+    /// grows no more: versions infer other shapes for one that grows, and warn of what they computed.
     fn counts_window_beside_itself(&mut self) -> Value {
         self.place.once(&mut self.builder, "window_beside_itself", |_, g| {
             const HEAD: usize = GQA_HEAD_MULTIPLE;
             let new = g.filled("window_probe_new", 0.0, &[1, 1, HEAD]);
             let [keys, values] = [("keys", 0.0), ("values", 1.0)]
-                .map(|(name, x)| g.filled(&format!("window_probe_past_{name}"), x, &[1, 1, 1, HEAD]));
+                .map(|(name, x)| g.filled(&format!("window_probe_past_{name}"), x, &[1, 1, 2, HEAD]));
             let last = g.ints(&[1]);
             let last = g.cast(&last, DataType::Int32);
             let total = g.int(2);
