@@ -1,51 +1,95 @@
-//! A SentencePiece tokenizer as Hugging Face's `tokenizer.json` and `tokenizer_config.json`, which onnxruntime-genai reads.
+//! A tokenizer as Hugging Face's `tokenizer.json` and `tokenizer_config.json`, which onnxruntime-genai reads.
 //!
-//! Source: the conversion of `transformers/convert_slow_tokenizer.py` (LlamaConverter, SpmConverter).
+//! Source: the conversions of `transformers/convert_slow_tokenizer.py` (LlamaConverter, SpmConverter, TikTokenConverter).
 
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use tamborim_model::tokenizer::{Kind, PieceType, Pieces, Tokenizer};
+use tamborim_model::tokenizer::{ByteLevel, Kind, PieceType, Pieces, Tokenizer};
 
 const SPACE: &str = "\u{2581}";
 
-/// The content of `tokenizer.json`; `None` for tokenizers that are not SentencePiece's. It puts the token that begins a
+/// The content of `tokenizer.json`; `None` for PLaMo's, which Hugging Face has as a program. It puts the token that begins a
 /// sequence, where there is one, before the text.
 pub fn tokenizer_json(tokenizer: &Tokenizer) -> Option<Value> {
     let pieces = tokenizer.pieces();
-    let tokens = || (0u32..).zip(&pieces.tokens).zip(&pieces.types);
-    let added: Vec<Value> = tokens()
-        .filter(|(_, kind)| matches!(kind, PieceType::Unknown | PieceType::Control | PieceType::UserDefined))
-        .map(|((id, token), kind)| {
-            json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": *kind != PieceType::UserDefined })
-        })
-        .collect();
-    let bytes = pieces.types.contains(&PieceType::Byte);
-    let unknown = tokenizer.unknown()?;
-    let model = match pieces.kind {
-        Kind::Bpe => {
-            let vocabulary: Map<String, Value> = tokens().map(|((id, t), _)| (t.clone(), json!(id))).collect();
-            json!({ "type": "BPE", "dropout": null, "unk_token": pieces.tokens[unknown as usize],
-                    "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
-                    "byte_fallback": bytes, "ignore_merges": false, "vocab": vocabulary, "merges": merges(pieces) })
-        }
-        Kind::Unigram => {
-            let vocabulary: Vec<Value> = pieces.tokens.iter().zip(&pieces.scores).map(|(t, s)| json!([t, s])).collect();
-            json!({ "type": "Unigram", "unk_id": unknown, "vocab": vocabulary, "byte_fallback": bytes })
-        }
-        Kind::Plamo2 | Kind::ByteLevel => return None,
+    let unknown = tokenizer.unknown();
+    let [normalizer, pre_tokenizer, decoder, model] = match (pieces.kind, &pieces.byte_level) {
+        (Kind::Bpe, _) => sentencepiece(pieces, bpe(pieces, unknown)),
+        (Kind::Unigram, _) => sentencepiece(pieces, unigram(pieces, unknown)),
+        (Kind::ByteLevel, Some(rules)) => byte_level(pieces, rules),
+        (Kind::ByteLevel, None) | (Kind::Plamo2, _) => return None,
     };
     Some(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added,
-        "normalizer": { "type": "Sequence", "normalizers": normalizers(pieces) },
-        "pre_tokenizer": null,
+        "added_tokens": added_tokens(pieces),
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor(tokenizer),
-        "decoder": { "type": "Sequence", "decoders": decoders(pieces) },
+        "decoder": decoder,
         "model": model,
     }))
+}
+
+/// Normalizer, pre-tokenizer and decoder around a model of SentencePiece.
+fn sentencepiece(pieces: &Pieces, model: Value) -> [Value; 4] {
+    [
+        json!({ "type": "Sequence", "normalizers": normalizers(pieces) }),
+        Value::Null,
+        json!({ "type": "Sequence", "decoders": decoders(pieces) }),
+        model,
+    ]
+}
+
+fn bpe(pieces: &Pieces, unknown: Option<u32>) -> Value {
+    let vocabulary: Map<String, Value> = pieces.tokens.iter().cloned().zip((0u32..).map(Value::from)).collect();
+    let unknown = unknown.map(|id| &pieces.tokens[id as usize]);
+    json!({ "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": pieces.types.contains(&PieceType::Byte),
+            "ignore_merges": false, "vocab": vocabulary, "merges": merges(pieces) })
+}
+
+fn unigram(pieces: &Pieces, unknown: Option<u32>) -> Value {
+    let vocabulary: Vec<Value> = pieces.tokens.iter().zip(&pieces.scores).map(|(t, s)| json!([t, s])).collect();
+    json!({ "type": "Unigram", "unk_id": unknown, "vocab": vocabulary,
+            "byte_fallback": pieces.types.contains(&PieceType::Byte) })
+}
+
+/// The same four of byte-level BPE.
+fn byte_level(pieces: &Pieces, rules: &ByteLevel) -> [Value; 4] {
+    let normal = pieces.tokens.iter().zip(0u32..).zip(&pieces.types).filter(|(_, kind)| **kind == PieceType::Normal);
+    let vocabulary: Map<String, Value> = normal.map(|((token, id), _)| (token.clone(), json!(id))).collect();
+    let merges: Vec<_> = rules.merges.iter().filter_map(|pair| pair.split_once(' ')).collect();
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": pieces.add_space_prefix, "trim_offsets": true,
+                        "use_regex": false });
+    let cut =
+        json!({ "type": "Split", "pattern": { "Regex": rules.pattern }, "behavior": "Isolated", "invert": false });
+    [
+        Value::Null,
+        json!({ "type": "Sequence", "pretokenizers": [cut, bytes] }),
+        bytes,
+        json!({ "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+                "ignore_merges": rules.ignore_merges, "vocab": vocabulary, "merges": merges }),
+    ]
+}
+
+/// Tokens that are found in text as they are, before anything else.
+fn added_tokens(pieces: &Pieces) -> Vec<Value> {
+    let strips = |list: fn(&ByteLevel) -> &Vec<u32>, id: u32| {
+        pieces.byte_level.as_ref().is_some_and(|rules| list(rules).contains(&id))
+    };
+    (0u32..)
+        .zip(&pieces.tokens)
+        .zip(&pieces.types)
+        .filter(|(_, kind)| matches!(kind, PieceType::Unknown | PieceType::Control | PieceType::UserDefined))
+        .map(|((id, token), kind)| {
+            json!({ "id": id, "content": token, "single_word": false, "lstrip": strips(|r| &r.strip_before, id),
+                    "rstrip": strips(|r| &r.strip_after, id), "normalized": false,
+                    "special": *kind != PieceType::UserDefined })
+        })
+        .collect()
 }
 
 /// What comes before the text.
@@ -65,9 +109,15 @@ fn post_processor(tokenizer: &Tokenizer) -> Value {
 pub fn tokenizer_config_json(tokenizer: &Tokenizer) -> Value {
     let pieces = tokenizer.pieces();
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id));
+    let class = match pieces.kind {
+        Kind::Bpe => "LlamaTokenizer",
+        // Of unigram's classes the one that onnxruntime-genai adds the beginning for, and no end.
+        Kind::Unigram => "XLMRobertaTokenizer",
+        Kind::ByteLevel | Kind::Plamo2 => "GPT2Tokenizer",
+    };
     json!({
-        "tokenizer_class": if pieces.kind == Kind::Bpe { "LlamaTokenizer" } else { "T5Tokenizer" },
-        "add_bos_token": pieces.bos.is_some(),
+        "tokenizer_class": class,
+        "add_bos_token": tokenizer.bos().is_some(),
         "add_eos_token": pieces.add_eos,
         "add_prefix_space": pieces.add_space_prefix,
         "bos_token": token(pieces.bos),

@@ -152,13 +152,80 @@ fn genai_folders_say_what_generate_says() {
     tamborim!["convert", demo_model(), "--genai", folder].succeeds();
     let tokenizer = std::fs::read(demo_model().with_file_name("tokenizer.model")).expect("the tokenizer");
     let tokenizer = Tokenizer::from_sentencepiece(&tokenizer).expect("it is one");
-    let texts = ["The history", " two  spaces", "naïve café 三 🥁", "def f(x):\n\treturn x + 1\n", "1234567890"];
-    let encode = |text: &&str| -> Vec<u32> { tokenizer.bos().into_iter().chain(tokenizer.encode(text)).collect() };
-    let pairs: Vec<_> = texts.iter().map(|text| serde_json::json!([text, encode(text)])).collect();
-    std::fs::write(&ids, serde_json::Value::from(pairs).to_string()).expect("written");
+    std::fs::write(&ids, encoded(&tokenizer, TEXTS)).expect("written");
     let prompt = "The history of the city";
     let text = tamborim!["generate", demo_model(), "-p", prompt, "-n", "50", "--device", "cpu"].succeeds().stdout;
     in_python(&["genai".as_ref(), folder.as_os_str(), prompt.as_ref(), text.as_ref(), ids.as_os_str()]);
+}
+
+/// Of models with states in some of their blocks only: the greedy choice is the likeliest token by our own logits.
+#[test]
+fn genai_generates_from_every_kind_of_state() {
+    let dir = temp();
+    // Small enough for every fixture's vocabulary.
+    let pieces = project().join("model/tests/goldens/unigram.model");
+    for model in models_in("descendants") {
+        let at = |file: &str| dir.path().join(format!("{}.{file}", name(&model)));
+        let [folder, tokens, logits] = [at("genai"), at("tokens.json"), at("safetensors")];
+        tamborim!["convert", model, "--tokenizer", pieces, "--genai", folder].succeeds();
+        if !in_python(&["continue".as_ref(), folder.as_os_str(), tokens.as_os_str()]) {
+            return;
+        }
+        tamborim!["logits", model, "--tokens", tokens, "-o", logits, "--device", "cpu"].succeeds();
+        let said: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&tokens).expect("tokens")).expect("a list of tokens");
+        let said: Vec<usize> = said["tokens"].as_array().expect("a list").iter().filter_map(id).collect();
+        let logits = Tensors::read(&logits);
+        let rows = logits.numbers("logits").chunks(logits.numbers("logits").len() / said.len());
+        let likeliest = |row: &[f64]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a token");
+        let expected: Vec<usize> = rows.map(likeliest).collect();
+        assert_eq!(said.len(), 70, "a prompt of 20 and 50 more");
+        assert_eq!(said[20..], expected[19..69], "{}", model.display());
+    }
+}
+
+fn id(value: &serde_json::Value) -> Option<usize> {
+    value.as_u64().map(|id| id as usize)
+}
+
+/// Byte-level BPE and unigram: ids of texts are ours, texts of ids too.
+#[test]
+fn genai_cuts_text_as_every_kind_of_tokenizer() {
+    for (file, texts) in [("byte_level.tokenizer.json", TEXTS), ("unigram.model", &["the river is old", " do  not x "])]
+    {
+        let (dir, path) = (temp(), project().join("model/tests/goldens").join(file));
+        let (folder, ids) = (dir.path().join("genai"), dir.path().join("ids.json"));
+        tamborim!["convert", demo_model(), "--tokenizer", path, "--genai", folder].succeeds();
+        let bytes = std::fs::read(&path).expect("the tokenizer");
+        let tokenizer = match file.ends_with(".json") {
+            true => Tokenizer::from_hugging_face(std::str::from_utf8(&bytes).expect("UTF-8"), None),
+            false => Tokenizer::from_sentencepiece(&bytes),
+        };
+        std::fs::write(&ids, encoded(&tokenizer.expect("it is one"), texts)).expect("written");
+        if !in_python(&["tokenizer".as_ref(), folder.as_os_str(), ids.as_os_str()]) {
+            return;
+        }
+    }
+}
+
+/// Texts with their ids, in JSON.
+fn encoded(tokenizer: &Tokenizer, texts: &[&str]) -> String {
+    let encode = |text: &&str| -> Vec<u32> { tokenizer.bos().into_iter().chain(tokenizer.encode(text)).collect() };
+    let pairs: Vec<_> = texts.iter().map(|text| serde_json::json!([text, encode(text)])).collect();
+    serde_json::Value::from(pairs).to_string()
+}
+
+const TEXTS: &[&str] =
+    &["The history", " two  spaces", "naïve café 三 🥁", "def f(x):\n\treturn x + 1\n", "1234567890"];
+
+/// PLaMo's tokenizer is left out, and said to be.
+#[test]
+fn a_tokenizer_that_genai_cannot_run_is_left_out() {
+    let folder = temp();
+    let words =
+        tamborim!["convert", fixture("descendants/plamo2_step3_mqa_bf16"), "--genai", folder.path()].succeeds().stderr;
+    assert!(words.contains("onnxruntime-genai has no tokenizer like PLaMo's: give it token ids"), "{words}");
+    assert!(folder.path().join("genai_config.json").is_file() && !folder.path().join("tokenizer.json").exists());
 }
 
 #[test]

@@ -5,6 +5,8 @@ usage: onnx_files.py graph MODEL SCHEMA_FOLDER
        onnx_files.py reference MODEL TOKENS.json GOLDEN.safetensors
        onnx_files.py quantized MODEL TOKENS.json LOGITS.safetensors
        onnx_files.py genai FOLDER PROMPT TEXT IDS.json
+       onnx_files.py tokenizer FOLDER IDS.json
+       onnx_files.py continue FOLDER TOKENS.json
 """
 
 import json
@@ -128,8 +130,8 @@ def quantized(path, tokens, expected):
     assert error < 0.15, f"rounded activations: {error}"
 
 
-def genai(folder, prompt, text, ids):
-    """Ids of a text as our tokenizer has them, and the greedy continuation of a prompt."""
+def tokenizer(folder, ids):
+    """Ids of texts as our tokenizer has them; gives the model and its tokenizer."""
     import onnxruntime_genai as og
 
     model = og.Model(folder)
@@ -141,17 +143,47 @@ def genai(folder, prompt, text, ids):
     for sample, sequence in expected:
         found = [int(i) for i in tokenizer.encode(sample)]
         assert found == sequence, f"{sample!r}: {found}, expected {sequence}"
-    given = [int(i) for i in tokenizer.encode(prompt)]
+    return model, tokenizer
+
+
+def greedy(model, given):
+    """50 tokens more."""
+    import onnxruntime_genai as og
+
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(given) + 50, do_sample=False)
     generator = og.Generator(model, params)
     generator.append_tokens(given)
     while not generator.is_done():
         generator.generate_next_token()
-    found = tokenizer.decode(generator.get_sequence(0))
+    return [int(i) for i in generator.get_sequence(0)]
+
+
+def genai(folder, prompt, text, ids):
+    """Ids of texts, and the greedy continuation of a prompt."""
+    model, cutter = tokenizer(folder, ids)
+    found = cutter.decode(greedy(model, [int(i) for i in cutter.encode(prompt)]))
     assert found.strip() == text.strip(), f"{found!r}, expected {text!r}"
 
 
+def continuation(folder, out):
+    """Writes a prompt of token ids with its greedy continuation."""
+    import onnxruntime_genai as og
+
+    tokens = greedy(og.Model(folder), [5 + 7 * i % 180 for i in range(20)])
+    with open(out, "w") as file:
+        json.dump({"tokens": tokens}, file)
+
+
+COMMANDS = {
+    "graph": graph,
+    "logits": logits,
+    "reference": reference,
+    "quantized": quantized,
+    "tokenizer": tokenizer,
+    "genai": genai,
+    "continue": continuation,
+}
+
 if __name__ == "__main__":
-    what, arguments = sys.argv[1], sys.argv[2:]
-    {"graph": graph, "logits": logits, "reference": reference, "quantized": quantized, "genai": genai}[what](*arguments)
+    COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -1,6 +1,7 @@
 //! `genai_config.json`, by which onnxruntime-genai runs a model. It finds by the names of inputs which blocks have keys and
 //! values and which have other states.
 
+use super::graph::paired;
 use serde_json::{Value, json};
 use tamborim_model::tokenizer::Tokenizer;
 use tamborim_model::{Mixer, Plan};
@@ -10,6 +11,10 @@ pub fn genai_config(plan: &Plan, tokenizer: &Tokenizer, file_name: &str) -> Valu
     let pieces = tokenizer.pieces();
     let attention = plan.blocks.iter().flat_map(|b| &b.branches).find_map(|b| match &b.mixer {
         Mixer::Attention(a) => Some((a.heads, a.groups, a.head_dim)),
+        Mixer::DifferentialAttention(a) => {
+            let pairs = paired(&a.differential, a.window);
+            Some((pairs.heads, pairs.groups, pairs.head_dim))
+        }
         Mixer::Mega(m) => Some((1, 1, m.z_dim)),
         _ => None,
     });

@@ -3,7 +3,7 @@ use super::{BATCH, Graph, LENGTH};
 use tamborim_model::mixers::{Attention, CrossAttention, Differential, DifferentialAttention, SUB_NORM_EPS};
 
 /// A pair of key heads, and a pair of value heads, as one head of twice the width.
-fn paired(d: &Differential, window: Option<usize>) -> Attention {
+pub(in crate::onnx) fn paired(d: &Differential, window: Option<usize>) -> Attention {
     Attention {
         heads: d.heads,
         groups: d.groups / 2,

@@ -12,6 +12,7 @@ mod place;
 mod swiglu;
 mod weights;
 
+pub(super) use differential::paired;
 pub use weights::{Part, Storage, Stored};
 
 use super::node::Dim;
