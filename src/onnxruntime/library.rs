@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tamborim_kernels::search::{children, site_packages};
 
+/// Minor version of ONNX Runtime from which custom operators may lack an input: before, loading a model with one that does, as
+/// scans without a gate do, ends the process.
+const OPTIONAL_INPUTS: u32 = 24;
+
 /// Names the library, before any other place is looked at.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
@@ -26,9 +30,13 @@ pub fn runtime() -> Result<&'static Runtime> {
     Ok(RUNTIME.get_or_init(open).as_ref().map_err(Clone::clone)?)
 }
 
-/// Our operators, for a session.
-pub fn operators() -> Result<OperatorDomain> {
-    Ok(tamborim_ops::domain()?)
+impl Runtime {
+    /// Our operators, for a session; none where the functions that models carry must do.
+    pub fn operators(&self) -> Result<Option<OperatorDomain>> {
+        let mut numbers = self.version.split('.').map_while(|part| part.parse::<u32>().ok());
+        let old = matches!((numbers.next(), numbers.next()), (Some(1), Some(minor)) if minor < OPTIONAL_INPUTS);
+        Ok(if old { None } else { Some(tamborim_ops::domain()?) })
+    }
 }
 
 fn open() -> std::result::Result<Runtime, String> {

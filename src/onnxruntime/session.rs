@@ -1,6 +1,6 @@
 //! A model of ours in ONNX Runtime: a graph that takes states and gives them back.
 
-use super::library::{operators, runtime};
+use super::library::runtime;
 use crate::Result;
 use ort::memory::Allocator;
 use ort::session::{Session as Inner, SessionInputValue};
@@ -37,14 +37,16 @@ pub struct SessionState {
 }
 
 impl Session {
-    /// Loads the graph at `path`, with this program's kernels for the operators of `ai.samba`.
+    /// Loads the graph at `path`, with this program's kernels for the operators of `ai.samba` where the library takes them.
     pub fn load(path: &Path) -> Result<Session> {
         let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let runtime = runtime().map_err(|e| at(&e))?;
         let build = || -> Result<Inner> {
             let builder = Inner::builder(&runtime.environment)?;
-            let builder = builder.with_intra_threads(rayon::current_num_threads()).map_err(|e| e.to_string())?;
-            let mut builder = builder.with_operators(operators()?).map_err(|e| e.to_string())?;
+            let mut builder = builder.with_intra_threads(rayon::current_num_threads()).map_err(|e| e.to_string())?;
+            if let Some(operators) = runtime.operators()? {
+                builder = builder.with_operators(operators).map_err(|e| e.to_string())?;
+            }
             Ok(builder.commit_from_file(path)?)
         };
         let inner = build().map_err(|e| at(&format_args!("ONNX Runtime {}: {e}", runtime.version)))?;

@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use crate::tamborim;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -287,6 +288,41 @@ fn wrong_arguments_and_data_are_refused_by_name() {
     }
     let line = tamborim!["calibrate", demo_model(), "--data", page(), "-o", dir.path().join("out.bin")].fails();
     assert!(line.contains(".gguf"), "{line}");
+}
+
+/// Of the maps' outputs on the calibration's own text, codes that are rounded for it lose less than nearest ones.
+#[test]
+fn onnx_codes_are_rounded_for_the_calibration() {
+    let dir = temp();
+    let at = |name: &str| dir.path().join(name);
+    let calibration = calibrated(&page(), &at("c.gguf"), &["--tokens", "200"]);
+    for to in ["int4", "int8"] {
+        let loss = |options: &[&OsStr]| -> f64 {
+            let [onnx, decoded] = ["q.onnx", "q.gguf"].map(at);
+            let demo = demo_model();
+            let args =
+                ["quantize".as_ref(), demo.as_os_str(), "--to".as_ref(), to.as_ref(), "-o".as_ref(), onnx.as_os_str()];
+            Tamborim::new(args.iter().chain(options)).run().succeeds();
+            tamborim!["convert", onnx, "-o", decoded].succeeds();
+            let verify = tamborim![
+                "verify",
+                demo_model(),
+                decoded,
+                "--data",
+                page(),
+                "--tokens",
+                "8",
+                "--json",
+                "--calibration",
+                calibration
+            ];
+            let report = verify.succeeds().json();
+            let rows = report["by_tensor"].as_array().expect("a list");
+            rows.iter().map(|row| row["output_error"].as_f64().expect("a number")).sum()
+        };
+        let (nearest, rounded) = (loss(&[]), loss(&["--calibration".as_ref(), calibration.as_os_str()]));
+        assert!(rounded < 0.9 * nearest, "{to}: {rounded}, by nearest codes {nearest}");
+    }
 }
 
 #[test]
