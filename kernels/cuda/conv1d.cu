@@ -10,7 +10,7 @@
 //              after the last
 //     T is float32 (exact) or bf16 (fast). length, channels >= 1.
 //     Launch: grid (ceil(channels / 256), any number of runs), block 64, no dynamic shared memory.
-//     Good numbers of runs: ceil(length / 52), 1 for decoding. A graph of length 1 may be replayed: nothing but memory
+//     Good numbers of runs: ceil(length / 50), 1 for decoding. A graph of length 1 may be replayed: nothing but memory
 //     changes.
 //     Any alignment is right. Full speed: channels, x and x_stride multiples of V elements.
 //

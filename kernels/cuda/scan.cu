@@ -37,8 +37,8 @@
 #include "common.cuh"
 
 constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
-// Fast mode, up to 16 states: warps of a CTA, eights of steps in a segment, segments of a warp under way.
-constexpr int FAST_WARPS = 3, FAST_EIGHTS = 1, FAST_SLOTS = 4;
+// Warps of a CTA; items of a warp under way: one used, one scanned, one prepared, the others arriving.
+constexpr int WARPS = 3, SLOTS = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 constexpr float NO_STEP = -1e30f; // softplus of it is 0, whatever the bias
 
@@ -89,15 +89,10 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
                  int length, int channels, int states) {
     using Math = Numerics<T>;
     constexpr bool FAST = sizeof(T) == 2;
-    // Items of a warp under way: one used, one scanned, one prepared, the others arriving.
-    constexpr int SLOTS = FAST && BLOCKS == 1 ? FAST_SLOTS : 4;
-    // Eights of steps in a segment.
-    constexpr int EIGHTS = FAST && BLOCKS == 1 ? FAST_EIGHTS : 1, SEGMENT = EIGHTS * STEPS;
-    constexpr int WARPS = FAST && BLOCKS == 1 ? FAST_WARPS : 3;
     // One object, so that its address is computed once.
     __shared__ struct {
-        Arrived<T> arrivals[WARPS][SLOTS][EIGHTS];
-        Prepared<T> prepared[WARPS][2][EIGHTS];
+        Arrived<T> arrivals[WARPS][SLOTS];
+        Prepared<T> prepared[WARPS][2];
         float handover[WARPS][BLOCKS ? BLOCKS : MAX_BLOCKS][32][4];
         float constant[WARPS][CHANNELS / 2][4]; // dt_bias and D of an owner's two channels
     } shared;
@@ -105,7 +100,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     const int warp = __shfl_sync(FULL_WARP, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int row = lane / 4, quarter = lane % 4;
     const int first = blockIdx.x * CHANNELS, blocks = BLOCKS ? BLOCKS : (states + STATES - 1) / STATES;
-    const int segments = (length + SEGMENT - 1) / SEGMENT;
+    const int segments = (length + STEPS - 1) / STEPS;
     const int owned = first + 2 * quarter, scanned = first + row;
 
     float rate[4]; // A of the 4 states
@@ -141,7 +136,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     // Byte offsets by which this lane finds its places. The shuffle, of each lane with itself, keeps the compiler from
     // computing them anew at each use.
     auto held = [&](int x) { return __shfl_sync(FULL_WARP, x, lane); };
-    constexpr int EIGHT = sizeof(Arrived<T>), SLOT = EIGHTS * EIGHT, PREPARED = EIGHTS * sizeof(Prepared<T>);
+    constexpr int SLOT = sizeof(Arrived<T>), PREPARED = sizeof(Prepared<T>);
     constexpr int HANDOVER = sizeof shared.handover[0];
     const int slots = warp * SLOTS * SLOT;
     const int slot_chunk = held(slots + lane * 16), slot_owned = held(slots + lane * 2 * (int)sizeof(T));
@@ -159,9 +154,9 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
                        is_aligned(dt_raw, channels, 16) && is_aligned(y, channels, 16) &&
                        (!z || is_aligned(z, z_stride, 16)) && is_aligned(b, bc_stride, 16) &&
                        is_aligned(c, bc_stride, 16);
-    const int whole_segments = whole ? length / SEGMENT : 0;
+    const int whole_segments = whole ? length / STEPS : 0;
     const char* source[MINE];
-    int eight[MINE], sideways[MINE]; // bytes to the next 8 steps, to the next block of states
+    int onward[MINE], sideways[MINE]; // bytes to the warp's next segment, to the next block of states
 #pragma unroll
     for (int k = 0; k < MINE; ++k) {
         int chunk = lane + 32 * k;
@@ -176,43 +171,38 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         }
         const T* start = matrix == 0 ? u : matrix == 1 ? dt_raw : matrix == 2 ? z : matrix == 3 ? b : c;
         const int stride = matrix < 2 ? channels : matrix == 2 ? z_stride : bc_stride;
-        int64_t t = warp * SEGMENT + at / in_row;
+        int64_t t = warp * STEPS + at / in_row;
         source[k] = (const char*)(start + (t * stride + (of_channels ? first : 0))) + at % in_row * 16;
-        eight[k] = stride * (int)(STEPS * sizeof(T));
+        onward[k] = stride * (int)(WARPS * STEPS * sizeof(T));
         sideways[k] = of_channels ? 0 : STATES * sizeof(T);
     }
     auto fetch = [&](int slot, int segment, int block) {
         if (segment < whole_segments) {
 #pragma unroll
             for (int k = 0; k < MINE; ++k) {
-#pragma unroll
-                for (int e = 0; e < EIGHTS; ++e)
-                    if (32 * (k + 1) <= CHUNKS || lane + 32 * k < CHUNKS)
-                        copy_async16(&at_offset<char>(shared.arrivals, slot_chunk + slot + (512 * k + EIGHT * e)),
-                                     source[k] + e * eight[k]);
-                const int ahead = eight[k] * (WARPS * EIGHTS);
-                source[k] += BLOCKS == 1 ? ahead : block + 1 < blocks ? sideways[k] : ahead - block * sideways[k];
+                if (32 * (k + 1) <= CHUNKS || lane + 32 * k < CHUNKS)
+                    copy_async16(&at_offset<char>(shared.arrivals, slot_chunk + slot + 512 * k), source[k]);
+                if (BLOCKS == 1) source[k] += onward[k];
+                else source[k] += block + 1 < blocks ? sideways[k] : onward[k] - block * sideways[k];
             }
         } else if (segment < segments) {
-            for (int e = 0; e < EIGHTS; ++e) {
-                Arrived<T>& to = at_offset<Arrived<T>>(shared.arrivals[warp], slot + EIGHT * e);
-                const int t = segment * SEGMENT + e * STEPS + row, n = block * STATES + 4 * quarter;
-                const int valid = t < length ? channels - owned : 0, valid_n = t < length ? states - n : 0;
-                const int64_t at = (int64_t)t * channels + owned, at_z = (int64_t)t * z_stride + owned;
-                const int64_t at_bc = (int64_t)t * bc_stride + n;
+            Arrived<T>& to = at_offset<Arrived<T>>(shared.arrivals[warp], slot);
+            const int t = segment * STEPS + row, n = block * STATES + 4 * quarter;
+            const int valid = t < length ? channels - owned : 0, valid_n = t < length ? states - n : 0;
+            const int64_t at = (int64_t)t * channels + owned, at_z = (int64_t)t * z_stride + owned;
+            const int64_t at_bc = (int64_t)t * bc_stride + n;
 #pragma unroll
-                for (int j = 0; j < 2; ++j) {
-                    to.u[row][2 * quarter + j] = j < valid ? u[at + j] : T(0);
-                    // A step of 0 leaves the state as it is.
-                    store(&to.dt[row][2 * quarter + j],
-                          t >= length ? NO_STEP : j < valid ? load(dt_raw + at + j) : 0.0f);
-                    if (z) to.z[row][2 * quarter + j] = j < valid ? z[at_z + j] : T(0);
-                }
+            for (int j = 0; j < 2; ++j) {
+                to.u[row][2 * quarter + j] = j < valid ? u[at + j] : T(0);
+                // A step of 0 leaves the state as it is.
+                store(&to.dt[row][2 * quarter + j],
+                      t >= length ? NO_STEP : j < valid ? load(dt_raw + at + j) : 0.0f);
+                if (z) to.z[row][2 * quarter + j] = j < valid ? z[at_z + j] : T(0);
+            }
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    to.b[row][4 * quarter + i] = i < valid_n ? b[at_bc + i] : T(0);
-                    to.c[row][4 * quarter + i] = i < valid_n ? c[at_bc + i] : T(0);
-                }
+            for (int i = 0; i < 4; ++i) {
+                to.b[row][4 * quarter + i] = i < valid_n ? b[at_bc + i] : T(0);
+                to.c[row][4 * quarter + i] = i < valid_n ? c[at_bc + i] : T(0);
             }
         }
         copy_async_commit();
@@ -233,10 +223,10 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     Item coming = {warp, 0};
 #pragma unroll
     for (int i = 0; i < SLOTS - 3; ++i, coming = after(coming)) fetch(i * SLOT, coming.segment, coming.block);
-    T* out_at = y + ((int64_t)(warp * SEGMENT + row) * channels + owned);
-    float decays[SEGMENT][4], x[SEGMENT][4]; // x: the inputs, then the states after them
+    T* out_at = y + ((int64_t)(warp * STEPS + row) * channels + owned);
+    float decays[STEPS][4], x[STEPS][4]; // x: the inputs, then the states after them
     float sum[STEPS];                    // exact mode: of this lane's states
-    float products[SEGMENT / 2][4];      // fast mode: of all states, of which a part is of use
+    float products[STEPS / 2][4];        // fast mode: of all states, of which a part is of use
 
     auto slot_on = [&](int items) {
         int to = slot + items * SLOT;
@@ -245,8 +235,8 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     for (; item.segment < segments; item = after(item), slot = slot_on(1), part ^= PREPARED) {
         const Item next = after(item), later = after(next);
         const bool outputs = item.segment >= 0 && (BLOCKS == 1 || item.block + 1 == blocks);
-        auto prepared = [&](int e, int part) -> Prepared<T>& {
-            return at_offset<Prepared<T>>(shared.prepared[warp][0][e], part);
+        auto prepared = [&](int part) -> Prepared<T>& {
+            return at_offset<Prepared<T>>(shared.prepared[warp][0], part);
         };
         if (item.segment >= 0) {
             const int block = item.block;
@@ -265,7 +255,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
             float4 before = at_offset<const float4>(shared.handover, from_before + block * 512);
             float h[4] = {before.x, before.y, before.z, before.w};
 #pragma unroll
-            for (int s = 0; s < SEGMENT; ++s)
+            for (int s = 0; s < STEPS; ++s)
 #pragma unroll
                 for (int i = 0; i < 4; ++i) h[i] = x[s][i] = decays[s][i] * h[i] + x[s][i];
             at_offset<float4>(shared.handover, to_next + block * 512) = make_float4(h[0], h[1], h[2], h[3]);
@@ -283,51 +273,44 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
 #pragma unroll
                 for (int s = 0; s < STEPS; ++s) sum[s] = 0.0f;
 #pragma unroll
-                for (int p = 0; p < SEGMENT / 2; ++p)
+                for (int p = 0; p < STEPS / 2; ++p)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) products[p][i] = 0.0f;
             }
             if constexpr (FAST) {
                 // Sums over states by the tensor cores: rows are the channels at step 2 p, then those at step 2 p + 1;
                 // columns are the C of the 8 steps. Two columns of 8 are of use: those of these two steps.
+                Packed<T, 4> of_c;
+                of_c.load_whole(&at_offset<T>(shared.arrivals[0][0].c, slot_states + slot));
 #pragma unroll
-                for (int e = 0; e < EIGHTS; ++e) {
-                    Packed<T, 4> of_c;
-                    of_c.load_whole(&at_offset<T>(shared.arrivals[0][0][e].c, slot_states + slot));
+                for (int p = 0; p < STEPS / 2; ++p)
 #pragma unroll
-                    for (int p = e * STEPS / 2; p < (e + 1) * STEPS / 2; ++p)
-#pragma unroll
-                        for (int i = 0; i < 4; i += 2) {
-                            const float rows[4] = {x[2 * p][i], x[2 * p + 1][i], x[2 * p][i + 1], x[2 * p + 1][i + 1]};
-                            mma_tf32(products[p], rows, of_c[i], of_c[i + 1]);
-                        }
-                }
+                    for (int i = 0; i < 4; i += 2) {
+                        const float rows[4] = {x[2 * p][i], x[2 * p + 1][i], x[2 * p][i + 1], x[2 * p + 1][i + 1]};
+                        mma_tf32(products[p], rows, of_c[i], of_c[i + 1]);
+                    }
             } else {
 #pragma unroll
                 for (int s = 0; s < STEPS; ++s) {
                     float v[4];
-                    load_vector(v, &at_offset<T>(shared.arrivals[warp][0][0].c[s], slot + at_quarter));
+                    load_vector(v, &at_offset<T>(shared.arrivals[warp][0].c[s], slot + at_quarter));
                     sum[s] += (x[s][0] * v[0] + x[s][1] * v[1]) + (x[s][2] * v[2] + x[s][3] * v[3]);
                 }
             }
             if (outputs) {
                 if constexpr (FAST) {
                     // This lane's product p = quarter: [0] is its channel at step 2 p, [3] at step 2 p + 1.
+                    float even = products[0][0], odd = products[0][3];
 #pragma unroll
-                    for (int e = 0; e < EIGHTS; ++e) {
-                        const auto& of = &products[e * STEPS / 2];
-                        float even = of[0][0], odd = of[0][3];
-#pragma unroll
-                        for (int p = 1; p < STEPS / 2; ++p) {
-                            even = quarter == p ? of[p][0] : even;
-                            odd = quarter == p ? of[p][3] : odd;
-                        }
-                        at_offset<float>(prepared(e, part).y[0], y_write) = even;
-                        at_offset<float>(prepared(e, part).y[1], y_write) = odd;
+                    for (int p = 1; p < STEPS / 2; ++p) {
+                        even = quarter == p ? products[p][0] : even;
+                        odd = quarter == p ? products[p][3] : odd;
                     }
+                    at_offset<float>(prepared(part).y[0], y_write) = even;
+                    at_offset<float>(prepared(part).y[1], y_write) = odd;
                 } else {
 #pragma unroll
-                    for (int s = 0; s < STEPS; ++s) prepared(0, part).y[s][lane] = sum[s];
+                    for (int s = 0; s < STEPS; ++s) prepared(part).y[s][lane] = sum[s];
                 }
             }
         }
@@ -339,38 +322,33 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         coming = after(coming);
 
         // What is needed of the present item before the one after next takes its place.
-        float out[EIGHTS][2];
-        float4 own[EIGHTS];
+        float out[2];
+        if constexpr (FAST) {
+            float2 v = at_offset<const float2>(prepared(part).y[0], y_read);
+            out[0] = v.x, out[1] = v.y;
+        } else {
 #pragma unroll
-        for (int e = 0; e < EIGHTS; ++e) {
-            if constexpr (FAST) {
-                float2 v = at_offset<const float2>(prepared(e, part).y[0], y_read);
-                out[e][0] = v.x, out[e][1] = v.y;
-            } else {
-#pragma unroll
-                for (int j = 0; j < 2; ++j) {
-                    float4 v = *(const float4*)&prepared(e, part).y[row][8 * quarter + 4 * j];
-                    out[e][j] = (v.x + v.y) + (v.z + v.w);
-                }
+            for (int j = 0; j < 2; ++j) {
+                float4 v = *(const float4*)&prepared(part).y[row][8 * quarter + 4 * j];
+                out[j] = (v.x + v.y) + (v.z + v.w);
             }
-            own[e] = at_offset<const float4>(prepared(e, part).own, at_lane);
         }
+        const float4 own = at_offset<const float4>(prepared(part).own, at_lane);
 
         // Without conditions, so that all of this is scheduled together: what does not exist is computed from anything
         // and not used.
         {
             if (BLOCKS != 1) load_rates(next.block);
 #pragma unroll
-            for (int s = 0; s < SEGMENT; s += 2) {
-                auto& from = prepared(s / STEPS, part ^ PREPARED);
-                const int in_eight = s % STEPS;
-                float4 two = at_offset<const float4>(from.dt[in_eight / 2], at_row);
+            for (int s = 0; s < STEPS; s += 2) {
+                auto& from = prepared(part ^ PREPARED);
+                float4 two = at_offset<const float4>(from.dt[s / 2], at_row);
                 const float dt[2] = {two.x, two.z}, dt_u[2] = {two.y, two.w};
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     float v[4];
-                    if constexpr (FAST) load_vector(v, &at_offset<float>(from.b[in_eight + j], at_quarter));
-                    else load_vector(v, &at_offset<T>(shared.arrivals[warp][0][0].b[s + j], slot_on(1) + at_quarter));
+                    if constexpr (FAST) load_vector(v, &at_offset<float>(from.b[s + j], at_quarter));
+                    else load_vector(v, &at_offset<T>(shared.arrivals[warp][0].b[s + j], slot_on(1) + at_quarter));
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
                         decays[s + j][i] = Math::decay(dt[j], rate[i]);
@@ -381,43 +359,36 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         }
 
         const float4 constant = at_offset<const float4>(shared.constant[warp], at_quarter);
+        const int from = slot_on(2);
+        auto& to = prepared(part);
+        auto& arrived = shared.arrivals[0][0];
+        Packed<T, 2> of_u, of_dt, of_z;
+        of_u.load_whole(&at_offset<T>(arrived.u, slot_owned + from));
+        of_dt.load_whole(&at_offset<T>(arrived.dt, slot_owned + from));
+        if (z) of_z.load_whole(&at_offset<T>(arrived.z, slot_owned + from));
+        const float dt[2] = {Math::softplus(of_dt[0] + constant.x), Math::softplus(of_dt[1] + constant.y)};
+        at_offset<float4>(to.own, at_lane) = make_float4(constant.z * of_u[0], constant.w * of_u[1],
+                                                         z ? Math::gate(of_z[0]) : 1.0f,
+                                                         z ? Math::gate(of_z[1]) : 1.0f);
 #pragma unroll
-        for (int e = 0; e < EIGHTS; ++e) {
-            const int from = slot_on(2);
-            auto& to = prepared(e, part);
-            auto& arrived = shared.arrivals[0][0][e];
-            Packed<T, 2> of_u, of_dt, of_z;
-            of_u.load_whole(&at_offset<T>(arrived.u, slot_owned + from));
-            of_dt.load_whole(&at_offset<T>(arrived.dt, slot_owned + from));
-            if (z) of_z.load_whole(&at_offset<T>(arrived.z, slot_owned + from));
-            const float dt[2] = {Math::softplus(of_dt[0] + constant.x), Math::softplus(of_dt[1] + constant.y)};
-            at_offset<float4>(to.own, at_lane) = make_float4(constant.z * of_u[0], constant.w * of_u[1],
-                                                             z ? Math::gate(of_z[0]) : 1.0f,
-                                                             z ? Math::gate(of_z[1]) : 1.0f);
-#pragma unroll
-            for (int j = 0; j < 2; ++j)
-                at_offset<float2>(to.dt[0][j], at_dt) = make_float2(dt[j], Math::input(dt[j], of_u[j]));
-            if constexpr (FAST) {
-                float v[4];
-                load_vector(v, &at_offset<T>(arrived.b, slot_states + from));
-                store_vector(&at_offset<float>(to.b, at_lane), v);
-            }
+        for (int j = 0; j < 2; ++j)
+            at_offset<float2>(to.dt[0][j], at_dt) = make_float2(dt[j], Math::input(dt[j], of_u[j]));
+        if constexpr (FAST) {
+            float v[4];
+            load_vector(v, &at_offset<T>(arrived.b, slot_states + from));
+            store_vector(&at_offset<float>(to.b, at_lane), v);
         }
 
         if (outputs) {
-#pragma unroll
-            for (int e = 0; e < EIGHTS; ++e) {
-                const float y0 = (out[e][0] + own[e].x) * own[e].z, y1 = (out[e][1] + own[e].y) * own[e].w;
-                T* to = out_at + (int64_t)channels * (e * STEPS);
-                if (item.segment < whole_segments) {
-                    if constexpr (FAST) *(uint32_t*)to = pack_bf16x2(y0, y1);
-                    else *(float2*)to = make_float2(y0, y1);
-                } else if (item.segment * SEGMENT + e * STEPS + row < length) {
-                    if (owned < channels) store(to, y0);
-                    if (owned + 1 < channels) store(to + 1, y1);
-                }
+            const float y0 = (out[0] + own.x) * own.z, y1 = (out[1] + own.y) * own.w;
+            if (item.segment < whole_segments) {
+                if constexpr (FAST) *(uint32_t*)out_at = pack_bf16x2(y0, y1);
+                else *(float2*)out_at = make_float2(y0, y1);
+            } else if (item.segment * STEPS + row < length) {
+                if (owned < channels) store(out_at, y0);
+                if (owned + 1 < channels) store(out_at + 1, y1);
             }
-            out_at += (int64_t)channels * (WARPS * SEGMENT);
+            out_at += (int64_t)channels * (WARPS * STEPS);
         }
     }
     next_kernel_start();
