@@ -1,7 +1,9 @@
 //! Output files that are either whole or not there.
 
 use crate::{Error, Result};
-use std::io::{self, BufWriter, Write};
+use rayon::prelude::*;
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -61,6 +63,29 @@ impl AtomicFile {
         self.file.write_all(bytes).map_err(Error::io(&self.path))
     }
 
+    /// Appends `len` bytes, made `piece` at a time on all threads: `make` gets the offset of a piece among them, and fills it. Each
+    /// is written by the thread that made it, while the processor has it at hand.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn put_pieces(&mut self, len: usize, piece: usize, make: impl Fn(usize, &mut [u8]) + Sync) -> Result<()> {
+        self.write_pieces(len, piece, make).map_err(Error::io(&self.path))
+    }
+
+    fn write_pieces(&mut self, len: usize, piece: usize, make: impl Fn(usize, &mut [u8]) + Sync) -> io::Result<()> {
+        let start = self.file.stream_position()?;
+        self.file.flush()?;
+        let file = self.file.get_ref().as_file();
+        let offsets = (0..len.div_ceil(piece)).into_par_iter().map(|i| i * piece);
+        let written = offsets.map_init(Vec::new, |buffer, offset| {
+            buffer.resize(piece.min(len - offset), 0);
+            make(offset, buffer);
+            write_at(file, buffer, start + offset as u64)
+        });
+        written.collect::<io::Result<()>>()?;
+        self.file.seek(io::SeekFrom::Start(start + len as u64)).map(drop)
+    }
+
     /// Puts the file under its name.
     pub fn commit(self) -> Result<()> {
         let file = self.file.into_inner().map_err(|e| Error::io(&self.path)(e.into_error()))?;
@@ -87,6 +112,20 @@ impl io::Seek for AtomicFile {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        (bytes, offset) = (&bytes[n..], offset + n as u64);
+    }
+    Ok(())
 }
 
 fn unsupported(path: &Path, reason: &str) -> Error {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use tamborim_converters::gguf::{
     Architecture, CalibrationWriter, Facts, GgufWriter, Input, Metadata, write_plan, write_tokenizer,
 };
-use tamborim_converters::onnx::{OnnxFile, OnnxModel, OnnxWriter, Options, Storage, export};
+use tamborim_converters::onnx::{Content, OnnxFile, OnnxModel, OnnxWriter, Options, Storage, export};
 use tamborim_model::{Config, Plan, ShapeHints, tokenizer::Tokenizer};
 use tamborim_quant::{Format, NBits, Sums};
 
@@ -221,7 +221,9 @@ fn onnx() -> Vec<Vec<u8>> {
         let export = export(&plan, Options { pure: true }, &|_| storage);
         let sizes: Vec<usize> = export.stored.iter().map(|stored| stored.n_bytes()).collect();
         let mut writer = OnnxWriter::create(&path, export).expect("a file");
-        sizes.into_iter().for_each(|size| writer.put(vec![0; size].into()).expect("written"));
+        for size in sizes {
+            writer.put(Content::Bytes(vec![0; size].into())).expect("written");
+        }
         let mut metadata = Metadata::new(&path);
         write_plan(&mut metadata, &plan, Architecture::Samba);
         writer.finish(&metadata).expect("written");

@@ -9,7 +9,7 @@ use crate::source::OpenModel;
 use std::collections::HashMap;
 use std::path::Path;
 use tamborim_converters::gguf::{Architecture, Metadata, write_plan, write_tokenizer};
-use tamborim_converters::onnx::{Numbers, OnnxWriter, Options, Storage, Stored, export};
+use tamborim_converters::onnx::{Numbers, OnnxWriter, Options, Part, Storage, Stored, export};
 use tamborim_model::TensorSpec;
 use tamborim_quant::{NBits, NBitsMatrix, Tensor};
 
@@ -48,17 +48,19 @@ pub fn write_onnx(
     let made = tensors.iter().map(|parts| {
         let Stored { spec, storage, .. } = &parts[0];
         let mut numbers = match *storage {
+            // Matrices of floats are converted as they are turned.
+            Storage::Float(_) if parts[0].part == Part::Transposed && !source.format(spec)?.is_quantized() => {
+                Numbers::Float(source.read(spec)?)
+            }
             Storage::Float(format) => Numbers::Float(in_format(model, spec, format, nearest)?),
             Storage::Blocks(grid) => Numbers::Blocks(encode(spec, &source.read(spec)?, grid)?),
         };
         Ok(parts.iter().map(|part| part.take(&mut numbers)).collect::<Vec<_>>())
     });
     let bytes = stream(made, |made| {
-        for bytes in made.into_iter().flatten() {
-            let n = bytes.len() as u64;
-            writer.put(bytes)?;
+        for content in made.into_iter().flatten() {
+            progress.advance(writer.put(content)? as u64);
             source.release();
-            progress.advance(n);
         }
         describe_source(&mut metadata, model, &hash.wait()?);
         Ok(writer.finish(&metadata)?)

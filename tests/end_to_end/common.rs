@@ -240,6 +240,10 @@ impl Tensors {
         Tensors(file.iter().map(|(name, t)| (name.to_owned(), (t.shape().to_vec(), numbers(&t)))).collect())
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

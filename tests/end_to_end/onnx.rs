@@ -97,6 +97,23 @@ fn onnx_is_read_as_what_it_was_made_from() {
     }
 }
 
+/// A file of tensors takes matrices in pieces, converted and turned on all threads.
+#[test]
+fn matrices_in_a_file_of_their_own_are_what_was_read() {
+    let dir = temp();
+    let [model, back, direct] =
+        ["model.onnx", "back.safetensors", "direct.safetensors"].map(|file| dir.path().join(file));
+    // Bytes that two initializers show have a file of their own, and the rest goes with them.
+    quantize(&demo_model(), &model, &["--to", "f32", "--rule", "token_embd=int8"]);
+    assert!(dir.path().join("model.onnx.data").is_file());
+    convert(&model, &back, &[]);
+    convert(&demo_model(), &direct, &["--dtype", "f32"]);
+    let [back, direct] = [back, direct].map(|path| Tensors::read(&path));
+    let maps: Vec<&str> = direct.names().filter(|name| name.contains(".h.")).collect();
+    assert!(maps.len() > 50, "{maps:?}");
+    maps.into_iter().for_each(|name| assert!(back.numbers(name) == direct.numbers(name), "{name}"));
+}
+
 #[test]
 fn quantized_maps_are_what_is_read_of_them() {
     let cases: [(&str, &[&str]); 4] = [

@@ -17,7 +17,7 @@ pub use metadata::{Layout, TensorLayout};
 pub use model::OnnxModel;
 pub use operators::{OPERATORS, Operator, Port, schema_json, schema_markdown, schema_python};
 pub use reader::OnnxFile;
-pub use writer::{Numbers, OnnxWriter};
+pub use writer::{Columns, Content, Numbers, OnnxWriter};
 
 use std::io::Read;
 use std::path::Path;

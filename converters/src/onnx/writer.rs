@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde_json::json;
 use std::borrow::Cow;
 use std::path::Path;
-use tamborim_quant::{NBitsMatrix, Tensor};
+use tamborim_quant::{Format, NBitsMatrix, Tensor};
 
 /// Models whose tensors take no more than this are one file; those of others have a file of their own beside it. So have
 /// those of which two initializers show the same bytes, since only there they can.
@@ -62,29 +62,34 @@ impl OnnxWriter {
         &self.export.stored
     }
 
-    /// Writes the next of them.
+    /// Writes the next of them. Gives their bytes.
     ///
     /// # Errors
     /// [`Error::Tensor`] where they have another size than expected; [`Error::Io`].
-    pub fn put(&mut self, bytes: Cow<'_, [u8]>) -> Result<()> {
+    pub fn put(&mut self, content: Content<'_>) -> Result<usize> {
+        let len = content.n_bytes();
         let wrong =
             |name: &str, expected: String, found: String| Err(Error::tensor(self.file.path(), name, expected, found));
         let Some(next) = self.export.stored.get(self.put) else {
             return wrong("tensor", "no tensor after the last one".to_owned(), "another".to_owned());
         };
-        if bytes.len() != next.n_bytes() {
-            return wrong(&next.spec.name, format!("{} bytes", next.n_bytes()), bytes.len().to_string());
+        if len != next.n_bytes() {
+            return wrong(&next.spec.name, format!("{} bytes", next.n_bytes()), len.to_string());
         }
         let mut proto = TensorProto { data_type: Some(next.data_type as i32), ..TensorProto::default() };
         match &mut self.data {
-            None => proto.raw_data = Some(Bytes::from(bytes.into_owned())),
+            None => proto.raw_data = Some(Bytes::from(content.into_bytes())),
             Some((file, name)) => {
                 let offset = self.written.next_multiple_of(PAGE);
                 file.put(&vec![0; offset - self.written])?;
-                file.put(&bytes)?;
-                self.written = offset + bytes.len();
-                let entries =
-                    [("location", name.clone()), ("offset", offset.to_string()), ("length", bytes.len().to_string())];
+                match content {
+                    Content::Bytes(bytes) => file.put(&bytes)?,
+                    Content::Columns(matrix) => {
+                        file.put_pieces(len, matrix.piece(), |at, piece| matrix.fill(at, piece))?;
+                    }
+                }
+                self.written = offset + len;
+                let entries = [("location", name.clone()), ("offset", offset.to_string()), ("length", len.to_string())];
                 proto.external_data = entries.map(|(k, v)| entry(k, v)).into();
                 proto.data_location = Some(EXTERNAL);
             }
@@ -95,7 +100,7 @@ impl OnnxWriter {
             ..proto.clone()
         }));
         self.put += 1;
-        Ok(())
+        Ok(len)
     }
 
     /// Puts the files under their names, tensors first. `metadata` describes the model. Gives the bytes of both.
@@ -167,54 +172,119 @@ impl Stored {
     ///
     /// # Panics
     /// If the numbers are not stored as [`Stored::storage`] says.
-    pub fn take<'t>(&self, numbers: &mut Numbers<'t>) -> Cow<'t, [u8]> {
-        match (numbers, self.part) {
-            (Numbers::Float(tensor), Part::Whole) => std::mem::take(&mut tensor.bytes),
-            (Numbers::Float(tensor), Part::Transposed) => turn(tensor).into(),
-            (Numbers::Blocks(matrix), Part::Codes) => std::mem::take(&mut matrix.codes),
-            (Numbers::Blocks(matrix), Part::Scales) => std::mem::take(&mut matrix.scales.bytes),
-            (Numbers::Blocks(matrix), Part::ZeroPoints) => std::mem::take(&mut matrix.zero_points),
-            (_, part) => panic!("{}: {part:?} of numbers stored otherwise", self.spec.name),
-        }
+    pub fn take<'t>(&self, numbers: &mut Numbers<'t>) -> Content<'t> {
+        Content::Bytes(match (numbers, self.part, self.storage) {
+            (Numbers::Float(tensor), Part::Whole, _) => std::mem::take(&mut tensor.bytes),
+            (Numbers::Float(tensor), Part::Transposed, Storage::Float(format)) => {
+                let bytes = std::mem::take(&mut tensor.bytes);
+                let tensor = Tensor { format: tensor.format, shape: tensor.shape.clone(), bytes };
+                return Content::Columns(Columns { tensor, format });
+            }
+            (Numbers::Blocks(matrix), Part::Codes, _) => std::mem::take(&mut matrix.codes),
+            (Numbers::Blocks(matrix), Part::Scales, _) => std::mem::take(&mut matrix.scales.bytes),
+            (Numbers::Blocks(matrix), Part::ZeroPoints, _) => std::mem::take(&mut matrix.zero_points),
+            (_, part, _) => panic!("{}: {part:?} of numbers stored otherwise", self.spec.name),
+        })
     }
 }
 
 /// A tensor's numbers, encoded.
 pub enum Numbers<'t> {
-    /// For [`Storage::Float`].
+    /// For [`Storage::Float`]; of a matrix that is stored columns first any of F32, F16 and BF16 will do.
     Float(Tensor<'t>),
     /// For [`Storage::Blocks`].
     Blocks(NBitsMatrix<'t>),
 }
 
-/// The numbers of a matrix of F32, F16 or BF16, columns first.
-pub(super) fn turn(matrix: &Tensor<'_>) -> Vec<u8> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    match matrix.format.block_bytes() {
-        2 => turn_elements::<2>(&matrix.bytes, rows, cols),
-        _ => turn_elements::<4>(&matrix.bytes, rows, cols),
+/// Bytes of an initializer, or what they are made of as they are written.
+pub enum Content<'t> {
+    /// The bytes.
+    Bytes(Cow<'t, [u8]>),
+    /// A matrix, columns first.
+    Columns(Columns<'t>),
+}
+
+impl Content<'_> {
+    fn n_bytes(&self) -> usize {
+        match self {
+            Content::Bytes(bytes) => bytes.len(),
+            Content::Columns(matrix) => matrix.tensor.elements() * matrix.format.block_bytes(),
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Content::Bytes(bytes) => bytes.into_owned(),
+            Content::Columns(matrix) => matrix.to_bytes(),
+        }
     }
 }
 
-/// Rows and columns of elements of `N` bytes exchanged, on all threads, in tiles that stay in the nearest cache.
-fn turn_elements<const N: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
-    const TILE: usize = 32;
-    let source = bytes.as_chunks::<N>().0;
-    let mut out = vec![0; bytes.len()];
-    if bytes.is_empty() {
-        return out;
+/// A matrix of F32, F16 or BF16 that is stored columns first, and as `format`, another of the three.
+pub struct Columns<'t> {
+    tensor: Tensor<'t>,
+    format: Format,
+}
+
+impl Columns<'_> {
+    /// Bytes that are made at a time, on one thread: columns, so few that source and result stay in a core's own cache.
+    fn piece(&self) -> usize {
+        (TILE * self.tensor.rows() * self.format.block_bytes()).max(1)
     }
-    let target = out.as_chunks_mut::<N>().0;
-    target.par_chunks_mut(rows * TILE).enumerate().for_each(|(tile, band)| {
-        let first = tile * TILE;
-        for row in (0..rows).step_by(TILE) {
-            let height = TILE.min(rows - row);
-            for (c, line) in band.chunks_exact_mut(rows).enumerate() {
-                for (r, element) in line[row..row + height].iter_mut().enumerate() {
-                    *element = source[(row + r) * cols + first + c];
-                }
+
+    /// The bytes from `at`, the beginning of a piece.
+    fn fill(&self, at: usize, piece: &mut [u8]) {
+        let Columns { tensor, format } = self;
+        let (from, to) = (tensor.format.block_bytes(), format.block_bytes());
+        let first = at / to / tensor.rows();
+        if tensor.format == *format {
+            return turn_columns(tensor, first, piece);
+        }
+        let mut turned = vec![0; piece.len() / to * from];
+        turn_columns(tensor, first, &mut turned);
+        let elements = turned.len() / from;
+        let turned = Tensor { format: tensor.format, shape: vec![elements], bytes: turned.into() };
+        match turned.recode(*format, None) {
+            Ok(recoded) => piece.copy_from_slice(&recoded.bytes),
+            Err(e) => unreachable!("floats of one row fit every float: {e}"),
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; self.tensor.elements() * self.format.block_bytes()];
+        let piece = self.piece();
+        out.par_chunks_mut(piece).enumerate().for_each(|(i, out)| self.fill(i * piece, out));
+        out
+    }
+}
+
+/// The numbers of a matrix of F32, F16 or BF16, columns first.
+pub(super) fn turn(matrix: &Tensor<'_>) -> Vec<u8> {
+    let tensor = Tensor { format: matrix.format, shape: matrix.shape.clone(), bytes: Cow::Borrowed(&matrix.bytes) };
+    Columns { tensor, format: matrix.format }.to_bytes()
+}
+
+/// Columns, and rows, that are exchanged at a time.
+const TILE: usize = 32;
+
+/// Columns of a matrix from `first` on, as many as `out` holds.
+fn turn_columns(matrix: &Tensor<'_>, first: usize, out: &mut [u8]) {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    match matrix.format.block_bytes() {
+        2 => turn_elements::<2>(&matrix.bytes, rows, cols, first, out),
+        _ => turn_elements::<4>(&matrix.bytes, rows, cols, first, out),
+    }
+}
+
+/// The same of elements of `N` bytes.
+fn turn_elements<const N: usize>(bytes: &[u8], rows: usize, cols: usize, first: usize, out: &mut [u8]) {
+    let (source, target) = (bytes.as_chunks::<N>().0, out.as_chunks_mut::<N>().0);
+    for row in (0..rows).step_by(TILE) {
+        let height = TILE.min(rows - row);
+        for (c, line) in target.chunks_exact_mut(rows).enumerate() {
+            for (r, element) in line[row..row + height].iter_mut().enumerate() {
+                *element = source[(row + r) * cols + first + c];
             }
         }
-    });
-    out
+    }
 }
