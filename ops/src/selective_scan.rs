@@ -1,8 +1,10 @@
-//! `SelectiveScan`: blocks of channels side by side, each over all tokens of a sequence.
+//! `SelectiveScan`: shares of the channels side by side, each over all tokens of a sequence.
 
 use crate::operator::{Inputs, Operator, Outputs, Port};
-use crate::pool::{Pool, each};
-use tamborim_kernels::recurrences::{Columns, LANES, ScanInputs, from_block, scan_block, to_block, to_rates};
+use crate::pool::{Pool, ThisThread, each};
+use tamborim_kernels::recurrences::{
+    Columns, SHARE, ScanInputs, blocks_len, from_blocks, scan_channels, to_blocks, to_rates,
+};
 
 const SEQUENCE: &[&str] = &["batch", "length", "d_inner"];
 const DRIVE: &[&str] = &["batch", "length", "d_state"];
@@ -25,8 +27,11 @@ pub(crate) const SELECTIVE_SCAN: Operator = Operator {
     compute,
 };
 
-/// A block of channels of one sequence.
-struct Block<'a, 's> {
+/// Numbers in all states of all tokens up to which one thread is done before another would be awake.
+const ALONE: usize = 1 << 16;
+
+/// Some channels of one sequence.
+struct Share<'a, 's> {
     sequence: &'s ScanInputs<'a>,
     first: usize,
     /// (channels, d_state)
@@ -56,32 +61,37 @@ fn compute(inputs: &Inputs<'_>, outputs: Outputs<'_, '_>, pool: &dyn Pool) -> Re
             d_state,
         })
         .collect();
-    let mut blocks = Vec::with_capacity(batch * channels.div_ceil(LANES));
+    let mut shares = Vec::with_capacity(batch * channels.div_ceil(SHARE));
     let mut present = present.as_deref_mut().unwrap_or_default();
     let mut y = &mut **y;
     for (i, sequence) in sequences.iter().enumerate() {
         let (rows, rest) = y.split_at_mut(tokens * channels);
         y = rest;
-        for (block, y) in Columns::split(rows, channels, LANES).enumerate() {
-            let first = block * LANES;
-            let states = LANES.min(channels - first) * d_state;
+        for (share, y) in Columns::split(rows, channels, SHARE).enumerate() {
+            let first = share * SHARE;
+            let states = y.width() * d_state;
             let at = (i * channels + first) * d_state;
             let past = inputs.optional("past_state").map(|past| &past[at..at + states]);
             let state = present.split_off_mut(..states.min(present.len())).filter(|s| s.len() == states);
-            blocks.push(Block { sequence, first, past, present: state, y });
+            shares.push(Share { sequence, first, past, present: state, y });
         }
     }
-    each(pool, blocks.into_iter(), |mut block| {
-        let Block { sequence, first, past, present, y } = &mut block;
-        let mut blocked = vec![0.0; 2 * LANES * d_state];
-        let (rates, h) = blocked.split_at_mut(LANES * d_state);
-        to_rates(&a[*first * d_state..channels.min(*first + LANES) * d_state], rates, d_state);
+    let work = |mut share: Share<'_, '_>| {
+        let Share { sequence, first, past, present, y } = &mut share;
+        let len = blocks_len(y.width(), d_state);
+        let mut blocks = vec![0.0; 2 * len];
+        let (rates, h) = blocks.split_at_mut(len);
+        to_rates(&a[*first * d_state..(*first + y.width()) * d_state], rates, d_state);
         if let Some(past) = past {
-            to_block(past, h, d_state);
+            to_blocks(past, h, d_state);
         }
-        scan_block(sequence, *first, rates, h, y);
+        scan_channels(sequence, *first, rates, h, y);
         if let Some(present) = present {
-            from_block(h, present, d_state);
+            from_blocks(h, present, d_state);
         }
-    })
+    };
+    match batch * tokens * channels * d_state {
+        ..=ALONE => each(&ThisThread, shares.into_iter(), work),
+        _ => each(pool, shares.into_iter(), work),
+    }
 }

@@ -1,8 +1,8 @@
 //! The selective scan with heads: `h = exp(dt a) h + dt B u`, `y = <h, C> + d u`, a step size for each head.
 
 use super::Rows;
+use super::fused::{EVERYWHERE, softplus};
 use super::simd::dispatch;
-use super::simd::softplus;
 use crate::backend::HeadedScan;
 use rayon::prelude::*;
 
@@ -17,7 +17,7 @@ pub fn apply(scan: &HeadedScan<Vec<f32>>, u: &Rows, [dt, b, c]: [&Rows; 3], stat
             let mut y = Rows::zeros(tokens, head_dim);
             for (t, y) in y.data.chunks_exact_mut(head_dim).enumerate() {
                 let u = &u.row(t)[head * head_dim..][..head_dim];
-                let dt = softplus(dt.row(t)[head] + scan.dt_bias[head]);
+                let dt = softplus::<EVERYWHERE>(dt.row(t)[head] + scan.dt_bias[head]);
                 y.iter_mut().zip(u).for_each(|(y, u)| *y = scan.d[head] * u);
                 step(h, y, u, b.row(t), c.row(t), (dt * scan.a[head]).exp(), dt);
             }

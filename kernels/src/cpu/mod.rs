@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod differential;
 mod elementwise;
+mod fused;
 mod gram;
 mod headed_scan;
 mod linear;
@@ -27,8 +28,7 @@ pub use scan::Scan;
 pub mod recurrences {
     pub use super::recurrence::{OuterDecay, OuterInputs, outer_head};
     pub use super::rows::Columns;
-    pub use super::scan::{ScanInputs, from_block, scan_block, to_block, to_rates};
-    pub use super::simd::LANES;
+    pub use super::scan::{SHARE, ScanInputs, blocks_len, from_blocks, scan_channels, to_blocks, to_rates};
 }
 
 use crate::Result;

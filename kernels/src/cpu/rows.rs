@@ -59,6 +59,11 @@ impl<'a> Columns<'a> {
         (0..cols).step_by(width).map(part)
     }
 
+    /// How many columns these are.
+    pub fn width(&self) -> usize {
+        self.range.len()
+    }
+
     /// These columns of row `t`.
     #[inline(always)]
     pub fn row(&mut self, t: usize) -> &mut [f32] {

@@ -1,36 +1,47 @@
 //! One body, compiled for every instruction set, picked at run time.
 //!
 //! A body is plain Rust over fixed-size lanes; the compiler turns it into vectors of whatever the instruction set has.
-//! Multiplications and additions are never fused, so that every variant gives the same bits and the plain one is the
-//! oracle of the others.
+//! Multiplications and additions are fused by name ([`super::fused`]) or not at all, so that every variant gives the same bits
+//! and the plain one is the oracle of the others.
 
 /// Numbers handled side by side: one AVX-512 register, two AVX ones.
 pub const LANES: usize = 16;
 
-/// Defines `fn name(args) -> ret` that runs `body` compiled for AVX-512, AVX2 or the baseline.
+/// Defines `fn name(args) -> ret` that runs `body` compiled for AVX-512, AVX2 (either with FMA) or the baseline. A body of
+/// `fn name<const FUSED: bool>` is told whether what it is compiled for has [`super::fused::fma`] as an instruction; callers
+/// see no parameter.
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        dispatch! {
+            $(#[$meta])*
+            $vis fn $name<const _FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<const $fused:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const $fused: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-                    // SAFETY: the processor has every feature that the function was compiled for.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has the feature that the function was compiled for.
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                        // SAFETY: the processor has every feature that the function was compiled for.
+                        return unsafe { avx512($($arg),*) };
+                    }
+                    // SAFETY: the processor has both features that the function was compiled for.
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<{ $crate::cpu::fused::EVERYWHERE }>($($arg),*)
         }
     };
 }
@@ -57,51 +68,6 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
-/// `2^x` with a relative error below 2.5e-7 for `-125 <= x <= 127`; clamped outside (at most 2.4e-38 below).
-///
-/// The polynomial is the minimax one of degree 5 for `2^r`, `|r| <= 1/2`, that begins with `1 + r ln 2`.
-#[inline(always)]
-pub fn exp2(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // as in `exp`
-    let x = x.clamp(-125.0, 127.0);
-    let shifted = x + ROUND;
-    let r = x - (shifted - ROUND);
-    let p = 1.330_060_7e-3_f32;
-    let p = p * r + 9.669_691e-3;
-    let p = p * r + 5.550_558_5e-2;
-    let p = p * r + 0.240_222_83;
-    let p = p * r + std::f32::consts::LN_2;
-    let p = p * r + 1.0;
-    // p is near 1: adding to its exponent multiplies by 2^n.
-    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
-}
-
-/// `ln(1 + x)` with a relative error below 3e-7 for `0 <= x <= 1`, by the polynomial of Cephes' `logf`.
-#[inline(always)]
-fn ln_1p(x: f32) -> f32 {
-    // ln(1 + x) = ln((1 + x) / 2) + ln 2 above sqrt(2) - 1; either way the polynomial's argument is exact.
-    let high = x > 0.414_213_57;
-    let r = if high { (x - 1.0) * 0.5 } else { x };
-    let p = 7.037_683_6e-2_f32;
-    let p = p * r - 1.151_461e-1;
-    let p = p * r + 1.167_699_9e-1;
-    let p = p * r - 1.242_014_1e-1;
-    let p = p * r + 1.424_932_3e-1;
-    let p = p * r - 1.666_805_8e-1;
-    let p = p * r + 2.000_071_4e-1;
-    let p = p * r - 2.499_999_4e-1;
-    let p = p * r + 3.333_333e-1;
-    let square = r * r;
-    let ln = r + (p * r * square - 0.5 * square);
-    if high { ln + std::f32::consts::LN_2 } else { ln }
-}
-
-/// `ln(1 + e^x)` with a relative error below 5e-7 where it is above 1.7e-38.
-#[inline(always)]
-pub fn softplus(x: f32) -> f32 {
-    x.max(0.0) + ln_1p(exp(-x.abs()))
-}
-
 /// The first numbers of `x`, and zeros where there are no more.
 #[inline(always)]
 pub fn lanes(x: &[f32]) -> [f32; LANES] {
@@ -113,6 +79,19 @@ pub fn lanes(x: &[f32]) -> [f32; LANES] {
             lanes
         }
     }
+}
+
+/// Asks for the cache line of `x[at]`, if there is one, to be there when it is needed.
+#[inline(always)]
+pub fn prefetch(x: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(x) = x.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the address is one of ours, every x86-64 processor has the instruction, and it changes no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, at);
 }
 
 /// `x / (1 + e^-x)`.
@@ -167,27 +146,6 @@ mod tests {
             assert!((f64::from(exp(x)) / truth - 1.0).abs() < 2e-7, "{x}");
         }
         assert!(exp(-1e9) < 2e-38 && exp(f32::MAX).is_finite());
-    }
-
-    #[test]
-    fn exp2_is_close_over_its_whole_range() {
-        for i in -12500..12700 {
-            let x = i as f32 * 0.01;
-            let truth = f64::from(x).exp2();
-            assert!((f64::from(exp2(x)) / truth - 1.0).abs() < 2.5e-7, "{x}");
-        }
-        assert!(exp2(-1e9) < 2.4e-38 && exp2(f32::MAX).is_finite() && exp2(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn softplus_is_close_over_its_whole_range() {
-        for i in -8700..8800 {
-            let x = i as f32 * 0.01;
-            let truth = f64::from(x).exp().ln_1p();
-            assert!((f64::from(softplus(x)) / truth - 1.0).abs() < 5e-7, "{x}: {} {truth}", softplus(x));
-        }
-        assert_eq!([softplus(1e30), softplus(f32::INFINITY)], [1e30, f32::INFINITY]);
-        assert!(softplus(f32::NEG_INFINITY) < 2e-38 && softplus(f32::NAN).is_nan());
     }
 
     #[test]
