@@ -240,6 +240,11 @@ impl Tensors {
         Tensors(file.iter().map(|(name, t)| (name.to_owned(), (t.shape().to_vec(), numbers(&t)))).collect())
     }
 
+    /// One tensor.
+    pub fn of(name: &str, shape: Vec<usize>, numbers: Vec<f64>) -> Tensors {
+        Tensors(BTreeMap::from([(name.to_owned(), (shape, numbers))]))
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -2,7 +2,8 @@
 //! `kernels/cuda/README.md`).
 
 use crate::common::*;
-use crate::logits::all_cases;
+use crate::descendants;
+use crate::logits::{Case, all_cases};
 use crate::tamborim;
 use std::ops::Range;
 use std::path::Path;
@@ -22,27 +23,43 @@ fn there_is_a_device() -> bool {
 
 const ON_CUDA: [&str; 2] = ["--device", "cuda"];
 
-fn golden_logits(context: Option<usize>) {
-    if there_is_a_device() {
-        let more = ON_CUDA.map(Path::new);
-        assert_none(&all_cases().iter().filter_map(|c| c.problem(&c.model, context, &more)).collect::<Vec<_>>());
-    }
+fn golden_logits(cases: &[Case], context: Option<usize>) {
+    let more = ON_CUDA.map(Path::new);
+    assert_none(&cases.iter().filter_map(|c| c.problem(&c.model, context, &more)).collect::<Vec<_>>());
 }
 
 #[test]
 fn cuda_gives_golden_logits_in_one_shot() {
-    golden_logits(None);
+    if there_is_a_device() {
+        golden_logits(&all_cases(), None);
+    }
 }
 
 /// One token at a time is a recorded step, replayed.
 #[test]
 fn cuda_gives_golden_logits_token_by_token() {
-    golden_logits(Some(1));
+    if there_is_a_device() {
+        golden_logits(&all_cases(), Some(1));
+    }
 }
 
 #[test]
 fn cuda_gives_golden_logits_in_pieces_of_seven() {
-    golden_logits(Some(7));
+    if there_is_a_device() {
+        golden_logits(&all_cases(), Some(7));
+    }
+}
+
+/// Phi-4-mini-flash and PLaMo-2: in one shot, in pieces longer than their windows, a token after a long piece, and a few tokens one
+/// by one, which is a recorded step, replayed. (The stand-in takes half a second for a step.)
+#[test]
+fn cuda_gives_golden_logits_of_descendants() {
+    if there_is_a_device() {
+        let cases: Vec<Case> = descendants::cases().into_iter().map(|(_, case)| case).collect();
+        [None, Some(25), Some(63)].into_iter().for_each(|context| golden_logits(&cases, context));
+        let beginnings: Vec<Case> = cases.iter().map(|case| case.beginning(5)).collect();
+        golden_logits(&beginnings, Some(1));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ const PHI4FLASH: f64 = 2e-4;
 /// llama.cpp is up to 2.1e-4 away from them, mlx-lm up to 3.4e-4.
 const PLAMO2: f64 = 1e-3;
 
-fn cases() -> Vec<(PathBuf, Case)> {
+pub fn cases() -> Vec<(PathBuf, Case)> {
     let tolerance = |folder: &Path| if name(folder).starts_with("phi4flash") { PHI4FLASH } else { PLAMO2 };
     let case = |folder: PathBuf| (folder.clone(), Case::hf(&folder, tolerance(&folder)));
     models_in("descendants").into_iter().map(case).collect()

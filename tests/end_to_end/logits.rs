@@ -46,6 +46,18 @@ impl Case {
         Case { model: folder.to_owned(), tokens: json!({ "tokens": rows }), golden, tolerance }
     }
 
+    /// The first `count` tokens of its first sequence, where the golden has logits of every position.
+    pub fn beginning(&self, count: usize) -> Case {
+        let vocab = *self.golden.shape("logits").last().expect("a shape");
+        let logits = self.golden.numbers("logits")[..count * vocab].to_vec();
+        Case {
+            model: self.model.clone(),
+            tokens: json!({ "tokens": [self.tokens["tokens"][0].as_array().expect("a sequence")[..count]] }),
+            golden: Tensors::of("logits", vec![1, count, vocab], logits),
+            tolerance: self.tolerance,
+        }
+    }
+
     /// What is wrong with the logits that `model`, a form of this case's model, gives.
     pub fn problem(&self, model: &Path, context: Option<usize>, more: &[&Path]) -> Option<String> {
         let dir = temp();

@@ -4,7 +4,7 @@ usage: onnx_clients.py poison MODEL OUT
        onnx_clients.py kernel_wins MODEL LIBRARY
        onnx_clients.py refusals MODEL LIBRARY
        onnx_clients.py threads MODEL LIBRARY
-       onnx_clients.py genai FOLDER LIBRARY|- N TOKEN...
+       onnx_clients.py genai FOLDER PROMPT N
 """
 
 import sys
@@ -119,21 +119,24 @@ def threads(path, library):
     assert not problems, problems
 
 
-def genai(folder, library, count, *tokens):
+def genai(folder, prompt, count):
+    """Prints a prompt's greedy continuation: ids on one line, then the text of all."""
     import onnxruntime_genai as og
 
-    config = og.Config(folder)
-    if library != "-":
-        import json
-
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"custom_ops_library": library}}}}))
-    params = og.GeneratorParams(og.Model(config))
-    params.set_search_options(max_length=len(tokens) + int(count), do_sample=False)
-    generator = og.Generator(og.Model(config), params)
-    generator.append_tokens([int(t) for t in tokens])
+    model = og.Model(folder)
+    tokenizer = og.Tokenizer(model)
+    # Else it leaves out the token that begins a sequence.
+    tokenizer.update_options(add_special_tokens="true")
+    given = [int(i) for i in tokenizer.encode(prompt)]
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(given) + int(count), do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(given)
     while not generator.is_done():
         generator.generate_next_token()
-    print(*generator.get_sequence(0)[len(tokens) :])
+    sequence = [int(i) for i in generator.get_sequence(0)]
+    print(*sequence[len(given) :])
+    print(tokenizer.decode(sequence))
 
 
 def main():

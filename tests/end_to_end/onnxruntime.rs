@@ -97,6 +97,38 @@ fn the_library_refuses_what_does_not_fit_and_serves_several_threads() {
     }
 }
 
+/// onnxruntime-genai, by the functions that the model carries and by the library; there functions give wrong results, so that it is
+/// the library's kernels that run.
+#[test]
+fn genai_says_the_same_with_the_library_as_without_and_as_generate() {
+    if !available() {
+        return;
+    }
+    let dir = temp();
+    let folder = dir.path().join("genai");
+    let at = |file: &str| folder.join(file);
+    tamborim!["convert", demo_model(), "--genai", folder].succeeds();
+    let (prompt, count) = ("The history of the city", "50");
+    let ours = tamborim!["generate", demo_model(), "-p", prompt, "-n", count, "--device", "cpu"].succeeds().stdout;
+    let continued = || {
+        let said = in_python([OsStr::new("genai"), folder.as_os_str(), prompt.as_ref(), count.as_ref()]);
+        let (ids, text) = said.split_once('\n').expect("ids, then text");
+        (ids.split(' ').count(), ids.to_owned(), text.trim().to_owned())
+    };
+    let by_functions = continued();
+    assert_eq!((by_functions.0, by_functions.2.as_str()), (50, ours.trim()));
+
+    in_python([OsStr::new("poison"), at("model.onnx").as_os_str(), at("model.onnx").as_os_str()]);
+    assert_ne!(continued().1, by_functions.1, "wrong functions show");
+    // As docs/onnx.md says.
+    std::fs::copy(library(), at("libtamborim_ops.so")).expect("a copy");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(at("genai_config.json")).expect("a configuration")).expect("JSON");
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "libtamborim_ops.so".into();
+    std::fs::write(at("genai_config.json"), config.to_string()).expect("a file");
+    assert_eq!(continued(), by_functions);
+}
+
 #[test]
 fn verify_generate_and_bench_take_onnx() {
     if !available() {
