@@ -199,6 +199,9 @@ pub struct Quantize {
     /// ONNX: no zero points
     #[arg(long)]
     pub symmetric: bool,
+    /// ONNX: only standard operators, none of ONNX Runtime's own
+    #[arg(long)]
+    pub pure_onnx: bool,
     /// Give the tensors whose name matches another type; the first rule that matches wins
     #[arg(long = "rule", value_name = "REGEX=TYPE")]
     pub rules: Vec<String>,

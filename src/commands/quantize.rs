@@ -9,6 +9,7 @@ use crate::pipeline::write::Written;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::path::Path;
+use tamborim_converters::onnx::Options;
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
     if args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
@@ -58,7 +59,7 @@ fn run_onnx(args: &Quantize) -> Result<Outcome> {
         print_onnx(&plan);
         return Ok(Outcome::Done);
     }
-    let write = |path: &Path| plan.write(&model, path, calibration.as_ref());
+    let write = |path: &Path| plan.write(&model, path, Options { pure: args.pure_onnx }, calibration.as_ref());
     let written = match &args.genai {
         Some(folder) => write_folder(&model, folder, write)?,
         None => write(&output)?,

@@ -73,13 +73,19 @@ impl OnnxPlan {
     }
 
     /// Writes the model by this plan; with a calibration, rounded for what its maps' inputs are.
-    pub fn write(&self, model: &OpenModel, output: &Path, calibration: Option<&CalibrationFile>) -> Result<Written> {
+    pub fn write(
+        &self,
+        model: &OpenModel,
+        output: &Path,
+        options: Options,
+        calibration: Option<&CalibrationFile>,
+    ) -> Result<Written> {
         let storage = |spec: &TensorSpec| {
             let row = self.rows.iter().find(|(s, _)| s.name == spec.name);
             Ok(row.map_or(Storage::Float(Format::F32), |(_, storage)| *storage))
         };
         let last = LastHessian::default();
-        write_onnx(model, output, "quantize", Options::default(), storage, |spec, tensor, grid| {
+        write_onnx(model, output, "quantize", options, storage, |spec, tensor, grid| {
             match calibration.map(|c| last.hessian(c, model, spec)).transpose()?.flatten() {
                 None => nearest_blocks(spec, tensor, grid),
                 Some(hessian) => {

@@ -116,11 +116,15 @@ fn matrices_in_a_file_of_their_own_are_what_was_read() {
 
 #[test]
 fn quantized_maps_are_what_is_read_of_them() {
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 8] = [
         ("samba_gqa2", &["--to", "int4"]),
         ("samba_gqa2", &["--to", "int8", "--block", "128", "--symmetric"]),
         ("swa_ret", &["--to", "int4", "--block", "16", "--symmetric"]),
         ("mega", &["--to", "int8", "--block", "64"]),
+        ("samba_gqa2", &["--to", "int4", "--pure-onnx"]),
+        ("swa_ret", &["--to", "int4", "--block", "16", "--symmetric", "--pure-onnx", "--rule", "token_embd=int4"]),
+        ("samba_no_mlp", &["--to", "int8", "--block", "16", "--symmetric", "--pure-onnx"]),
+        ("mega", &["--to", "int8", "--block", "64", "--pure-onnx", "--rule", "token_embd=int4"]),
     ];
     for (fixture_name, options) in cases {
         let dir = temp();

@@ -108,6 +108,15 @@ pub enum Layout {
         /// Whether blocks have zero points.
         zero_points: bool,
     },
+    /// The same as DequantizeLinear takes them, inputs first.
+    Columns {
+        /// Bits of a code.
+        bits: u8,
+        /// Elements that share a scale.
+        block: usize,
+        /// Whether blocks have zero points.
+        zero_points: bool,
+    },
 }
 
 /// The value of [`TENSORS_KEY`].

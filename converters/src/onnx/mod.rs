@@ -1,5 +1,6 @@
 //! ONNX: models as graphs that ONNX Runtime runs. See `docs/onnx.md`.
 
+mod columns;
 mod genai;
 mod graph;
 mod metadata;

@@ -1,9 +1,9 @@
 //! An ONNX file seen as the model inside it.
 
-use super::OnnxFile;
 use super::metadata::{Layout, SCALES, TensorLayout, ZERO_POINTS};
 use super::proto::DataType;
 use super::writer::turn;
+use super::{OnnxFile, columns};
 use crate::checkpoint::Scalar;
 use crate::error::quoted;
 use crate::finite::first_nonfinite;
@@ -28,6 +28,16 @@ enum Found<'f> {
     /// A matrix in (columns, rows).
     Transposed(Tensor<'f>),
     Blocks(NBitsMatrix<'f>),
+    Columns(InColumns<'f>),
+}
+
+/// A matrix of (outputs, inputs) in blocks, inputs first: its arrays are put in order when they are read.
+struct InColumns<'f> {
+    grid: NBits,
+    extent: [usize; 2],
+    codes: &'f [u8],
+    scales: Tensor<'f>,
+    zero_points: &'f [u8],
 }
 
 impl OnnxModel {
@@ -81,8 +91,12 @@ impl OnnxModel {
         match (*layout, matrix) {
             (Layout::Transposed, Some([rows, cols])) => Ok(Found::Transposed(self.float(&spec.name, &[cols, rows])?)),
             (Layout::Blocks { bits, block, zero_points }, Some(extent)) => {
-                let matrix = self.blocks(spec, extent, bits, block, zero_points)?;
-                Ok(Found::Blocks(matrix))
+                let grid = self.grid(&spec.name, bits, block, zero_points)?;
+                Ok(Found::Blocks(self.blocks(spec, extent, grid)?))
+            }
+            (Layout::Columns { bits, block, zero_points }, Some(extent)) => {
+                let grid = self.grid(&spec.name, bits, block, zero_points)?;
+                Ok(Found::Columns(self.columns(&spec.name, extent, grid)?))
             }
             _ => {
                 // Convolutions want a dimension for the channels of a group.
@@ -107,22 +121,38 @@ impl OnnxModel {
         Tensor::new(format, dims.to_vec(), bytes).map_err(|e| self.wrong(name, "numbers of its shape", &e.to_string()))
     }
 
-    fn blocks(
-        &self,
-        spec: &TensorSpec,
-        [rows, cols]: [usize; 2],
-        bits: u8,
-        block: usize,
-        zero_points: bool,
-    ) -> Result<NBitsMatrix<'_>> {
-        let name = &spec.name;
+    fn grid(&self, name: &str, bits: u8, block: usize, zero_points: bool) -> Result<NBits> {
         let grid = NBits::new(bits, block, zero_points, Format::F32);
-        let grid = grid.map_err(|e| self.wrong(name, "blocks of MatMulNBits", &e.to_string()))?;
+        grid.map_err(|e| self.wrong(name, "blocks of MatMulNBits", &e.to_string()))
+    }
+
+    /// An initializer of codes.
+    fn codes(&self, name: &str, data_type: DataType, dims: &[usize]) -> Result<&[u8]> {
+        match self.file.initializer(name, dims)? {
+            (found, bytes) if found == data_type => Ok(bytes),
+            (other, _) => Err(self.wrong(name, &format!("{data_type:?}"), &format!("{other:?}"))),
+        }
+    }
+
+    /// A matrix in blocks, inputs first.
+    fn columns(&self, name: &str, [rows, cols]: [usize; 2], grid: NBits) -> Result<InColumns<'_>> {
+        let (data_type, blocks) = (columns::code_type(grid), grid.blocks(cols));
+        Ok(InColumns {
+            grid,
+            extent: [rows, cols],
+            codes: self.codes(name, data_type, &[cols, rows])?,
+            scales: self.float(&format!("{name}{SCALES}"), &[blocks, rows])?,
+            zero_points: match grid.has_zero_points() {
+                true => self.codes(&format!("{name}{ZERO_POINTS}"), data_type, &[blocks, rows])?,
+                false => &[],
+            },
+        })
+    }
+
+    fn blocks(&self, spec: &TensorSpec, [rows, cols]: [usize; 2], grid: NBits) -> Result<NBitsMatrix<'_>> {
+        let name = &spec.name;
         let n = grid.blocks(cols);
-        let bytes = |name: &str, dims: &[usize]| match self.file.initializer(name, dims)? {
-            (DataType::Uint8, bytes) => Ok(bytes),
-            (other, _) => Err(self.wrong(name, "uint8", &format!("{other:?}"))),
-        };
+        let bytes = |name: &str, dims: &[usize]| self.codes(name, DataType::Uint8, dims);
         let codes = match spec.role {
             Role::Embedding => bytes(name, &[rows, grid.code_bytes(cols)])?,
             _ => bytes(name, &[rows, n, grid.code_bytes(cols) / n.max(1)])?,
@@ -166,6 +196,12 @@ impl OnnxModel {
                 matrix.scales = self.finite(&format!("{}{SCALES}", spec.name), matrix.scales)?;
                 (Format::F32, Cow::Owned(bytemuck::cast_slice(&matrix.to_f32()).to_vec()))
             }
+            Found::Columns(InColumns { grid, extent, codes, scales, zero_points }) => {
+                let scales = self.finite(&format!("{}{SCALES}", spec.name), scales)?;
+                let matrix = columns::matrix(grid, extent, codes, &scales, zero_points)
+                    .map_err(|e| self.wrong(&spec.name, "blocks of DequantizeLinear", &e.to_string()))?;
+                (Format::F32, Cow::Owned(bytemuck::cast_slice(&matrix.to_f32()).to_vec()))
+            }
         };
         Ok(Tensor { format, shape: spec.shape.clone(), bytes })
     }
@@ -179,7 +215,7 @@ impl TensorSource for OnnxModel {
     fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
         Ok(match self.find(spec)? {
             Found::Float(tensor) | Found::Transposed(tensor) => tensor.format,
-            Found::Blocks(_) => Format::F32,
+            Found::Blocks(_) | Found::Columns(_) => Format::F32,
         })
     }
 
@@ -187,6 +223,7 @@ impl TensorSource for OnnxModel {
         Ok(match self.find(spec)? {
             Found::Float(tensor) | Found::Transposed(tensor) => tensor.format.into(),
             Found::Blocks(matrix) => (matrix.grid, [matrix.rows, matrix.cols]).into(),
+            Found::Columns(matrix) => (matrix.grid, matrix.extent).into(),
         })
     }
 

@@ -12,32 +12,42 @@ use prost::bytes::Bytes;
 pub(crate) enum DataType {
     Float = 1,
     Uint8 = 2,
+    Int8 = 3,
     Int32 = 6,
     Int64 = 7,
     Bool = 9,
     Float16 = 10,
     Double = 11,
     Bfloat16 = 16,
+    Uint4 = 21,
+    Int4 = 22,
 }
 
 impl DataType {
-    const ALL: [DataType; 8] = {
+    const ALL: [DataType; 11] = {
         use DataType::*;
-        [Float, Uint8, Int32, Int64, Bool, Float16, Double, Bfloat16]
+        [Float, Uint8, Int8, Int32, Int64, Bool, Float16, Double, Bfloat16, Uint4, Int4]
     };
 
     pub fn from_number(number: u64) -> Option<DataType> {
         DataType::ALL.into_iter().find(|t| *t as u64 == number)
     }
 
-    /// Bytes of a number.
-    pub fn size(self) -> usize {
+    /// Bits of a number.
+    fn bits(self) -> usize {
         match self {
-            DataType::Uint8 | DataType::Bool => 1,
-            DataType::Float16 | DataType::Bfloat16 => 2,
-            DataType::Float | DataType::Int32 => 4,
-            DataType::Int64 | DataType::Double => 8,
+            DataType::Uint4 | DataType::Int4 => 4,
+            DataType::Uint8 | DataType::Int8 | DataType::Bool => 8,
+            DataType::Float16 | DataType::Bfloat16 => 16,
+            DataType::Float | DataType::Int32 => 32,
+            DataType::Int64 | DataType::Double => 64,
         }
+    }
+
+    /// Bytes of a tensor, unless there are too many.
+    pub fn bytes(self, dims: &[usize]) -> Option<usize> {
+        let bits = dims.iter().try_fold(self.bits(), |n, d| n.checked_mul(*d))?;
+        Some(bits.div_ceil(8))
     }
 }
 

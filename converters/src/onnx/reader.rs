@@ -116,9 +116,9 @@ impl OnnxFile {
             return wrong("a type of tensors that is written here", format!("type {data_type}"));
         };
         let extents: Option<Vec<usize>> = dims.iter().map(|&d| usize::try_from(d).ok()).collect();
-        let bytes = extents.as_ref().and_then(|e| e.iter().try_fold(data_type.size(), |n, d| n.checked_mul(*d)));
+        let bytes = extents.as_ref().and_then(|e| data_type.bytes(e));
         let (Some(dims), Some(n_bytes)) = (extents.filter(|e| e.len() <= MAX_DIMS), bytes) else {
-            return wrong("at most four dimensions and fewer than 2^64 bytes", format!("{} dimensions", dims.len()));
+            return wrong("at most four dimensions and fewer than 2^64 bits", format!("{} dimensions", dims.len()));
         };
         let entry = |key: &str| entries.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
         let (location, offset, length) = match (external, raw) {

@@ -3,7 +3,7 @@
 use super::graph::{Export, Part, Storage, Stored};
 use super::metadata::{Layout, TENSORS_KEY, TensorLayout, to_json};
 use super::proto::{EXTERNAL, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto};
-use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, PRODUCER, SAMBA_DOMAIN, SAMBA_VERSION};
+use super::{IR_VERSION, MICROSOFT_DOMAIN, OPSET, PRODUCER, SAMBA_DOMAIN, SAMBA_VERSION, columns};
 use crate::gguf::Metadata;
 use crate::{AtomicFile, Error, Result};
 use prost::Message;
@@ -163,7 +163,11 @@ impl Stored {
             Part::Transposed => Layout::Transposed,
             Part::Codes | Part::Scales | Part::ZeroPoints => {
                 let Storage::Blocks(grid) = self.storage else { unreachable!("codes are of blocks") };
-                Layout::Blocks { bits: grid.bits(), block: grid.block_len(), zero_points: grid.has_zero_points() }
+                let (bits, block, zero_points) = (grid.bits(), grid.block_len(), grid.has_zero_points());
+                match self.inputs_first {
+                    true => Layout::Columns { bits, block, zero_points },
+                    false => Layout::Blocks { bits, block, zero_points },
+                }
             }
         }
     }
@@ -180,6 +184,9 @@ impl Stored {
                 let tensor = Tensor { format: tensor.format, shape: tensor.shape.clone(), bytes };
                 return Content::Columns(Columns { tensor, format });
             }
+            (Numbers::Blocks(matrix), Part::Codes, _) if self.inputs_first => columns::codes(matrix).into(),
+            (Numbers::Blocks(matrix), Part::Scales, _) if self.inputs_first => columns::scales(matrix).into(),
+            (Numbers::Blocks(matrix), Part::ZeroPoints, _) if self.inputs_first => columns::zero_points(matrix).into(),
             (Numbers::Blocks(matrix), Part::Codes, _) => std::mem::take(&mut matrix.codes),
             (Numbers::Blocks(matrix), Part::Scales, _) => std::mem::take(&mut matrix.scales.bytes),
             (Numbers::Blocks(matrix), Part::ZeroPoints, _) => std::mem::take(&mut matrix.zero_points),
@@ -262,6 +269,14 @@ impl Columns<'_> {
 pub(super) fn turn(matrix: &Tensor<'_>) -> Vec<u8> {
     let tensor = Tensor { format: matrix.format, shape: matrix.shape.clone(), bytes: Cow::Borrowed(&matrix.bytes) };
     Columns { tensor, format: matrix.format }.to_bytes()
+}
+
+/// The same of a matrix of bytes.
+pub(super) fn turn_bytes(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes.len()];
+    let pieces = out.par_chunks_mut((TILE * rows).max(1)).enumerate();
+    pieces.for_each(|(i, out)| turn_elements::<1>(bytes, rows, cols, i * TILE, out));
+    out
 }
 
 /// Columns, and rows, that are exchanged at a time.

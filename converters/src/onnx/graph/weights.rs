@@ -2,10 +2,10 @@
 
 use super::builder::Value;
 use super::{BATCH, Graph, LENGTH};
-use crate::onnx::MICROSOFT_DOMAIN;
 use crate::onnx::metadata::{SCALES, ZERO_POINTS};
 use crate::onnx::node::Dim;
 use crate::onnx::proto::DataType;
+use crate::onnx::{MICROSOFT_DOMAIN, columns};
 use tamborim_model::TensorSpec;
 use tamborim_quant::{Format, NBits};
 
@@ -18,8 +18,8 @@ const HEAD: &str = "output.weight";
 pub enum Storage {
     /// F32, F16 or BF16, the latter two cast to float32 where they are used.
     Float(Format),
-    /// Integers in blocks, as ONNX Runtime's MatMulNBits and GatherBlockQuantized take them. An embedding's rows must be whole
-    /// blocks.
+    /// Integers in blocks, as ONNX Runtime's MatMulNBits and GatherBlockQuantized take them, or DequantizeLinear where only
+    /// standard operators are wanted. An embedding's rows must be whole blocks.
     Blocks(NBits),
 }
 
@@ -47,6 +47,8 @@ pub struct Stored {
     pub storage: Storage,
     /// Which of its numbers these are.
     pub part: Part,
+    /// Blocks as DequantizeLinear takes them: inputs first.
+    pub(crate) inputs_first: bool,
     pub(crate) data_type: DataType,
     /// The initializers that show them: names and dimensions.
     pub(crate) views: Vec<(String, Vec<usize>)>,
@@ -55,8 +57,8 @@ pub struct Stored {
 impl Stored {
     /// Their size.
     pub fn n_bytes(&self) -> usize {
-        let elements = self.views.first().map_or(0, |(_, dims)| dims.iter().product::<usize>());
-        elements * self.data_type.size()
+        // Of tensors that fit in memory.
+        self.views.first().and_then(|(_, dims)| self.data_type.bytes(dims)).unwrap_or(0)
     }
 }
 
@@ -67,12 +69,7 @@ impl Graph<'_> {
 
     /// An initializer of the tensor `spec`.
     fn store(&mut self, spec: &TensorSpec, storage: Storage, part: Part, dims: Vec<usize>) -> Value {
-        let suffix = match part {
-            Part::Whole | Part::Transposed | Part::Codes => "",
-            Part::Scales => SCALES,
-            Part::ZeroPoints => ZERO_POINTS,
-        };
-        self.initializer(format!("{}{suffix}", spec.name), spec, storage, part, dims)
+        self.initializer(spec.name.clone(), spec, storage, part, dims)
     }
 
     fn initializer(
@@ -83,9 +80,11 @@ impl Graph<'_> {
         part: Part,
         dims: Vec<usize>,
     ) -> Value {
+        let inputs_first = self.options.pure && matches!(storage, Storage::Blocks(_));
         let data_type = match (storage, part) {
             (Storage::Float(Format::F16), _) => DataType::Float16,
             (Storage::Float(Format::Bf16), _) => DataType::Bfloat16,
+            (Storage::Blocks(grid), Part::Codes | Part::ZeroPoints) if inputs_first => columns::code_type(grid),
             (Storage::Blocks(_), Part::Codes | Part::ZeroPoints) => DataType::Uint8,
             _ => DataType::Float,
         };
@@ -95,7 +94,7 @@ impl Graph<'_> {
             Some(stored) => stored.views.push((value.name.clone(), dims)),
             None => {
                 let views = vec![(value.name.clone(), dims)];
-                self.stored.push(Stored { spec: spec.clone(), storage, part, data_type, views });
+                self.stored.push(Stored { spec: spec.clone(), storage, part, inputs_first, data_type, views });
             }
         }
         value
@@ -146,6 +145,10 @@ impl Graph<'_> {
                 let weight = self.builder.cast(&weight, DataType::Float);
                 self.builder.matmul(x, &weight)
             }
+            Storage::Blocks(grid) if self.options.pure => {
+                let weight = self.dequantize(name, &spec, grid);
+                self.builder.matmul(x, &weight)
+            }
             Storage::Blocks(grid) => {
                 let codes = self.store(&spec, storage, Part::Codes, block_dims(grid, outputs, inputs));
                 self.multiply_blocks(&spec, grid, &codes, x)
@@ -155,7 +158,7 @@ impl Graph<'_> {
 
     /// `x W^T` of a matrix in blocks.
     fn multiply_blocks(&mut self, spec: &TensorSpec, grid: NBits, codes: &Value, x: &Value) -> Value {
-        let [scales, zero_points] = self.scales(spec, grid);
+        let [scales, zero_points] = self.scales(&spec.name, spec, grid);
         let (outputs, inputs) = (spec.shape[0], spec.shape[1]);
         let attributes = vec![
             ("N", outputs.into()),
@@ -171,15 +174,62 @@ impl Graph<'_> {
         self.builder.node(&format!("{MICROSOFT_DOMAIN}::MatMulNBits"), &inputs, attributes, DataType::Float, shape)
     }
 
-    /// Scales, and zero points where blocks have them.
-    fn scales(&mut self, spec: &TensorSpec, grid: NBits) -> [Option<Value>; 2] {
-        let (rows, cols) = (spec.shape[0], spec.shape[1]);
-        let storage = Storage::Blocks(grid);
-        let scales = self.store(spec, storage, Part::Scales, vec![rows, grid.blocks(cols)]);
-        let zero_points = match grid.zero_point_bytes(cols) {
-            0 => None,
-            n => Some(self.store(spec, storage, Part::ZeroPoints, vec![rows, n])),
+    /// A matrix in blocks as float32, (inputs, outputs). Before a MatMul, ONNX Runtime makes one MatMulNBits of both.
+    fn dequantize(&mut self, name: &str, spec: &TensorSpec, grid: NBits) -> Value {
+        let dims = vec![spec.shape[1], spec.shape[0]];
+        let codes = self.initializer(name.to_owned(), spec, Storage::Blocks(grid), Part::Codes, dims);
+        let [scales, zero_points] = self.scales(name, spec, grid);
+        let inputs: Vec<&Value> = [Some(&codes), scales.as_ref(), zero_points.as_ref()].into_iter().flatten().collect();
+        let attributes = vec![("axis", 0i64.into()), ("block_size", grid.block_len().into())];
+        self.builder.node("DequantizeLinear", &inputs, attributes, DataType::Float, codes.shape.clone())
+    }
+
+    /// Rows of the embedding by token, in standard operators: columns of what is stored inputs first.
+    fn embed_columns(&mut self, spec: &TensorSpec, grid: NBits, tokens: &Value, shape: Vec<Dim>) -> Value {
+        let (storage, channels) = (Storage::Blocks(grid), spec.shape[1]);
+        let codes = self.store(spec, storage, Part::Codes, vec![channels, spec.shape[0]]);
+        let [scales, zero_points] = self.scales(&spec.name, spec, grid);
+        let blocks = grid.blocks(channels);
+        let g = &mut self.builder;
+        // (blocks, elements of a block) of every token.
+        let mut rows = |x: &Value, extent: [usize; 2]| {
+            // Gather takes no integers of 4 bits.
+            let x = match x.data_type {
+                DataType::Uint4 => g.cast(x, DataType::Uint8),
+                DataType::Int4 => g.cast(x, DataType::Int8),
+                _ => x.clone(),
+            };
+            let gathered = std::iter::once(x.shape[0].clone()).chain(tokens.shape.iter().cloned()).collect();
+            let columns = g.node("Gather", &[&x, tokens], vec![("axis", 1i64.into())], x.data_type, gathered);
+            let columns = g.cast(&columns, DataType::Float);
+            let rows = g.transpose(&columns, &[1, 2, 0]);
+            let shape = tokens.shape.iter().cloned().chain(extent.map(Dim::from)).collect();
+            g.reshape(&rows, &[0, 0, extent[0] as i64, extent[1] as i64], shape)
         };
+        let mut x = rows(&codes, [blocks, grid.block_len()]);
+        let [scales, zero_points] = [scales, zero_points].map(|part| part.map(|part| rows(&part, [blocks, 1])));
+        if let Some(zero_points) = &zero_points {
+            x = self.builder.binary("Sub", &x, zero_points);
+        }
+        if let Some(scales) = &scales {
+            x = self.builder.binary("Mul", &x, scales);
+        }
+        self.builder.reshape(&x, &[0, 0, channels as i64], shape)
+    }
+
+    /// Scales, and zero points where blocks have them, of the codes called `name`.
+    fn scales(&mut self, name: &str, spec: &TensorSpec, grid: NBits) -> [Option<Value>; 2] {
+        let (rows, cols) = (spec.shape[0], spec.shape[1]);
+        let (storage, blocks) = (Storage::Blocks(grid), grid.blocks(cols));
+        let [of_scales, of_zero_points] = match self.options.pure {
+            true => [vec![blocks, rows], vec![blocks, rows]],
+            false => [vec![rows, blocks], vec![rows, grid.zero_point_bytes(cols)]],
+        };
+        let scales = self.initializer(format!("{name}{SCALES}"), spec, storage, Part::Scales, of_scales);
+        let zero_points = grid.has_zero_points().then(|| {
+            let name = format!("{name}{ZERO_POINTS}");
+            self.initializer(name, spec, storage, Part::ZeroPoints, of_zero_points)
+        });
         [Some(scales), zero_points]
     }
 
@@ -196,9 +246,10 @@ impl Graph<'_> {
                 let rows = self.builder.node("Gather", &[&table, tokens], vec![], table.data_type, shape);
                 self.builder.cast(&rows, DataType::Float)
             }
+            Storage::Blocks(grid) if self.options.pure => self.embed_columns(&spec, grid, tokens, shape),
             Storage::Blocks(grid) => {
                 let codes = self.store(&spec, storage, Part::Codes, vec![spec.shape[0], grid.code_bytes(channels)]);
-                let [scales, zero_points] = self.scales(&spec, grid);
+                let [scales, zero_points] = self.scales(&spec.name, &spec, grid);
                 let attributes = vec![
                     ("bits", i64::from(grid.bits()).into()),
                     ("block_size", grid.block_len().into()),
@@ -220,6 +271,11 @@ impl Graph<'_> {
         }
         let spec = self.spec(EMBEDDING);
         let storage = (self.storage)(&spec);
+        if let (Storage::Blocks(grid), true) = (storage, self.options.pure) {
+            // Initializers of its own, which show the embedding's bytes: else it would not become a MatMulNBits.
+            let weight = self.dequantize(HEAD, &spec, grid);
+            return self.builder.matmul(x, &weight);
+        }
         if let Storage::Blocks(grid) = storage {
             // The same codes in the shape that this operator wants.
             let dims = block_dims(grid, spec.shape[0], spec.shape[1]);
