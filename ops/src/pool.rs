@@ -32,11 +32,13 @@ pub(crate) fn each<T: Send>(
     let (count, queue, failed) = (items.len(), Mutex::new(items), AtomicBool::new(false));
     pool.run(count, &|| {
         // Frames of ONNX Runtime lie between here and the operator's own guard, and must not be unwound.
-        let one = AssertUnwindSafe(|| {
-            let item = queue.lock().ok().and_then(|mut queue| queue.next());
-            item.into_iter().for_each(&work);
+        let all = AssertUnwindSafe(|| {
+            // As many as are left: nobody waits for a thread that wakes up late.
+            while let Some(item) = queue.lock().ok().and_then(|mut queue| queue.next()) {
+                work(item);
+            }
         });
-        if catch_unwind(one).is_err() {
+        if catch_unwind(all).is_err() {
             failed.store(true, Ordering::Relaxed);
         }
     })?;

@@ -1,5 +1,5 @@
-//! The CUDA runtime through the command: on a GPU, or on the stand-in for the driver that `TAMBORIM_CUDA_PATH` names (see
-//! `kernels/cuda/README.md`).
+//! The CUDA runtime through the command: on a GPU, or on the stand-in for the driver that `TAMBORIM_CUDA_PATH` names
+//! (see `kernels/cuda/README.md`).
 
 use crate::common::*;
 use crate::descendants;
@@ -50,8 +50,8 @@ fn cuda_gives_golden_logits_in_pieces_of_seven() {
     }
 }
 
-/// Phi-4-mini-flash and PLaMo-2: in one shot, in pieces longer than their windows, a token after a long piece, and a few tokens one
-/// by one, which is a recorded step, replayed. (The stand-in takes half a second for a step.)
+/// Phi-4-mini-flash and PLaMo-2: in one shot, in pieces longer than their windows, a token after a long piece, and a
+/// few tokens one by one, which is a recorded step, replayed. (The stand-in takes half a second for a step.)
 #[test]
 fn cuda_gives_golden_logits_of_descendants() {
     if there_is_a_device() {

@@ -97,8 +97,8 @@ fn the_library_refuses_what_does_not_fit_and_serves_several_threads() {
     }
 }
 
-/// onnxruntime-genai, by the functions that the model carries and by the library; there functions give wrong results, so that it is
-/// the library's kernels that run.
+/// onnxruntime-genai, by the functions that the model carries and by the library; there functions give wrong results,
+/// so that it is the library's kernels that run.
 #[test]
 fn genai_says_the_same_with_the_library_as_without_and_as_generate() {
     if !available() {

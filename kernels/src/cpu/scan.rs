@@ -85,8 +85,8 @@ impl<'a> Scan<'a> {
 /// Channels of a task: whole blocks, and of every row that they share some cache lines in a row.
 pub const SHARE: usize = 4 * LANES;
 
-/// Tokens that a block goes through before the next one does: their rows stay near, and the next block's part of them arrives
-/// meanwhile.
+/// Tokens that a block goes through before the next one does: their rows stay near, and the next block's part of them
+/// arrives meanwhile.
 const STRETCH: usize = 32;
 
 /// Tokens whose states follow each other in registers: enough that no chain of additions waits for another.
@@ -105,8 +105,8 @@ struct Stretch {
 }
 
 dispatch! {
-    /// Channels `first ..`, which are those of `y`, over all tokens. rates: `A log2(e)`, blocks of (d_state, LANES). h, of the
-    /// same shape, is the state before the first token, then after the last one.
+    /// Channels `first ..`, which are those of `y`, over all tokens. rates: `A log2(e)`, blocks of (d_state, LANES). h,
+    /// of the same shape, is the state before the first token, then after the last one.
     pub fn scan_channels<const FUSED: bool>(
         inputs: &ScanInputs<'_>,
         first: usize,
@@ -150,8 +150,8 @@ fn scan_stretches<const FUSED: bool>(
     }
 }
 
-/// What does not depend on the state, of the block that begins with channel `at`. `next`: token and channel where the next
-/// block begins. Returns whether all steps times rates are within [`POWERS`].
+/// What does not depend on the state, of the block that begins with channel `at`. `next`: token and channel where the
+/// next block begins. Returns whether all steps times rates are within [`POWERS`].
 #[inline(always)]
 fn prepare<const FUSED: bool>(
     inputs: &ScanInputs<'_>,
@@ -335,7 +335,7 @@ mod tests {
 
     /// What the processor runs against the same code compiled for the baseline, whose fused additions are emulated.
     #[test]
-    fn every_instruction_set_gives_the_same_bits() {
+    fn the_processor_gives_the_bits_of_the_baseline() {
         let mut random = fastrand::Rng::with_seed(0);
         let mut numbers =
             |len: usize, scale: f32| -> Vec<f32> { (0..len).map(|_| scale * (random.f32() - 0.5)).collect() };

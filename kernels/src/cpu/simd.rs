@@ -1,15 +1,15 @@
 //! One body, compiled for every instruction set, picked at run time.
 //!
 //! A body is plain Rust over fixed-size lanes; the compiler turns it into vectors of whatever the instruction set has.
-//! Multiplications and additions are fused by name ([`super::fused`]) or not at all, so that every variant gives the same bits
-//! and the plain one is the oracle of the others.
+//! Multiplications and additions are fused by name ([`super::fused`]) or not at all, so that every variant gives the
+//! same bits and the plain one is the oracle of the others.
 
 /// Numbers handled side by side: one AVX-512 register, two AVX ones.
 pub const LANES: usize = 16;
 
-/// Defines `fn name(args) -> ret` that runs `body` compiled for AVX-512, AVX2 (either with FMA) or the baseline. A body of
-/// `fn name<const FUSED: bool>` is told whether what it is compiled for has [`super::fused::fma`] as an instruction; callers
-/// see no parameter.
+/// Defines `fn name(args) -> ret` that runs `body` compiled for AVX-512, AVX2 (either with FMA) or the baseline. A body
+/// of `fn name<const FUSED: bool>` is told whether what it is compiled for has [`super::fused::fma`] as an instruction;
+/// callers see no parameter.
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         dispatch! {
