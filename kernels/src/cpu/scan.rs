@@ -333,9 +333,25 @@ mod tests {
         }
     }
 
-    /// What the processor runs against the same code compiled for the baseline, whose fused additions are emulated.
+    type Variant = fn(&ScanInputs<'_>, usize, &[f32], &mut [f32], &mut Columns<'_>);
+
+    /// What this processor runs, AVX2 where it has that, and the baseline, whose fused additions are emulated.
+    fn variants() -> Vec<Variant> {
+        let mut variants: Vec<Variant> = vec![scan_channels, scan_stretches::<false>];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2(i: &ScanInputs<'_>, first: usize, rates: &[f32], h: &mut [f32], y: &mut Columns<'_>) {
+                scan_stretches::<true>(i, first, rates, h, y);
+            }
+            // SAFETY: the processor has both features that the function was compiled for.
+            variants.push(|i, first, rates, h, y| unsafe { avx2(i, first, rates, h, y) });
+        }
+        variants
+    }
+
     #[test]
-    fn the_processor_gives_the_bits_of_the_baseline() {
+    fn every_instruction_set_gives_the_same_bits() {
         let mut random = fastrand::Rng::with_seed(0);
         let mut numbers =
             |len: usize, scale: f32| -> Vec<f32> { (0..len).map(|_| scale * (random.f32() - 0.5)).collect() };
@@ -361,17 +377,18 @@ mod tests {
             let mut rates = vec![0.0; blocks_len(channels, d_state)];
             to_rates(&a, &mut rates, d_state);
             let past = numbers(rates.len(), 2.0);
-            let bits = [true, false].map(|dispatched| {
+            let bits = variants().into_iter().map(|scan| {
                 let (mut h, mut y) = (past.clone(), vec![0.0; tokens * channels]);
                 for mut columns in Columns::split(&mut y, channels, channels) {
-                    match dispatched {
-                        true => scan_channels(&inputs, 0, &rates, &mut h, &mut columns),
-                        false => scan_stretches::<false>(&inputs, 0, &rates, &mut h, &mut columns),
-                    }
+                    scan(&inputs, 0, &rates, &mut h, &mut columns);
                 }
                 [h, y].map(|x| x.into_iter().map(f32::to_bits).collect::<Vec<_>>())
             });
-            assert!(bits[0] == bits[1], "{tokens} tokens, {channels} channels, {d_state} states");
+            let bits: Vec<_> = bits.collect();
+            assert!(
+                bits.windows(2).all(|pair| pair[0] == pair[1]),
+                "{tokens} tokens, {channels} channels, {d_state} states"
+            );
         }
     }
 }
