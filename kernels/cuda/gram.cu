@@ -8,7 +8,7 @@
 //
 // Blocks have `block` channels, the last one maybe fewer. Precision, as on the CPU: fused multiply-adds in float32 in
 // ascending t over segments of 256 tokens; the segments' sums in float64; the sum over all T, rounded to a multiple of
-// 2^-40, is added without any loss (quant/src/sums.rs). Each number belongs to one thread: results repeat bit for bit.
+// 2^-32, is added without any loss (quant/src/sums.rs). Each number belongs to one thread: results repeat bit for bit.
 //
 //   grid (x, y)   m (m + 1), ceil(W / block)      m = ceil(min(W, block) / 128)
 //   block         128, with 90112 bytes of dynamic shared memory
@@ -142,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         for (int j = 0; j < 8; ++j) {
             const int c = column0 + column + j / 4 * 32 + j % 4;
             if (c > r) continue;
-            const double term = rint(totals[(i * 8 + j) * THREADS] * 0x1p40) * 0x1p-40;
+            const double term = rint(totals[(i * 8 + j) * THREADS] * 0x1p32) * 0x1p-32;
             add_exactly(values + triangle_row + c, rests + triangle_row + c, term);
         }
     }

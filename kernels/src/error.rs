@@ -19,7 +19,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// The inputs of a map cannot be summed up exactly.
-    #[error("{map}: expected inputs whose squares sum up to a number from 0 to 2^36, found {sum:e}")]
+    #[error("{map}: expected inputs whose squares sum up to a number from 0 to 2^44, found {sum:e}")]
     Activations {
         /// The map's name.
         map: String,

@@ -3,20 +3,21 @@
 use crate::Moments;
 use crate::simd::{Level, dispatch};
 
-/// Terms are whole multiples of this: 2^-40.
-const QUANTUM: f64 = 1.0 / (1u64 << 40) as f64;
+/// Terms are whole multiples of this: 2^-32.
+const QUANTUM: f64 = 1.0 / (1u64 << 32) as f64;
 
-/// Sums stay below this: 2^36, so that a sum and what its float64 rounds away fit a float64 and a float32.
-const LIMIT: f64 = (1u64 << 36) as f64;
+/// Sums stay below this: 2^44, so that a sum and what its float64 rounds away fit a float64 and a float32. A channel that is
+/// a thousand all the time reaches it after 17 million tokens.
+const LIMIT: f64 = (1u64 << 44) as f64;
 
 /// [`Moments`] together with what their float64 numbers round away.
 ///
-/// Every term is rounded to a multiple of 2^-40 once; from there on nothing is lost. The sum of `lower[i] + rests[i]` is
+/// Every term is rounded to a multiple of 2^-32 once; from there on nothing is lost. The sum of `lower[i] + rests[i]` is
 /// exact, `lower[i]` is the float64 nearest to it: sums gathered in any order, on any number of machines, are equal bit
 /// for bit when put together.
 ///
 /// ```text
-///   2^36        2^-16        2^-40
+///   2^44         2^-8        2^-32
 ///    | lower: 53 bits |
 ///                 | rest: 24 bits |
 /// ```
@@ -51,6 +52,18 @@ impl Sums {
         }
     }
 
+    /// Sums that were gathered in finer multiples, each rounded to one of those that are gathered now: from here on they add
+    /// up exactly.
+    pub fn coarsened(mut self) -> Sums {
+        for (value, rest) in self.moments.lower.iter_mut().zip(&mut self.rests) {
+            let whole = nearest_multiple(*value);
+            let left = nearest_multiple((*value - whole) + f64::from(*rest));
+            (*value, *rest) = (whole, 0.0);
+            add(value, rest, left);
+        }
+        self
+    }
+
     /// A sum of squares, if there is one, that is too large to stay exact, negative or not a number. Sums of products are
     /// no larger than those of squares.
     pub fn out_of_range(&self) -> Option<f64> {
@@ -58,7 +71,7 @@ impl Sums {
     }
 }
 
-/// Adds `terms`, rounded to multiples of 2^-40, to the exact sums `values + rests`, number by number.
+/// Adds `terms`, rounded to multiples of 2^-32, to the exact sums `values + rests`, number by number.
 pub fn accumulate(values: &mut [f64], rests: &mut [f32], terms: &[f64]) {
     accumulate_on(Level::best(), values, rests, terms);
 }
@@ -68,8 +81,13 @@ dispatch!(fn accumulate_on = accumulate_body(values: &mut [f64], rests: &mut [f3
 #[inline(always)]
 fn accumulate_body(values: &mut [f64], rests: &mut [f32], terms: &[f64]) {
     for ((value, rest), term) in values.iter_mut().zip(rests).zip(terms) {
-        add(value, rest, (term * (1.0 / QUANTUM)).round_ties_even() * QUANTUM);
+        add(value, rest, nearest_multiple(*term));
     }
+}
+
+#[inline(always)]
+fn nearest_multiple(x: f64) -> f64 {
+    (x * (1.0 / QUANTUM)).round_ties_even() * QUANTUM
 }
 
 /// Knuth's exact sum of two numbers, then Dekker's for the two parts: the larger part is the float64 nearest to the whole.
@@ -134,6 +152,30 @@ mod tests {
             assert_eq!(held, exact, "{i}");
             assert_eq!(sums.moments.lower[i], exact as f64 * QUANTUM, "the nearest float64 of {i}");
         }
+    }
+
+    #[test]
+    fn sums_are_exact_up_to_their_limit() {
+        let mut sums = Sums::new(Vec::new(), 1, 1);
+        for term in [LIMIT / 2.0, QUANTUM, LIMIT / 2.0 - 1.0, 1.0 - 2.0 * QUANTUM] {
+            accumulate(&mut sums.moments.lower, &mut sums.rests, &[term]);
+        }
+        assert_eq!((sums.moments.lower[0], sums.rests[0]), (LIMIT, -QUANTUM as f32));
+        accumulate(&mut sums.moments.lower, &mut sums.rests, &[-1.0]);
+        assert_eq!((sums.moments.lower[0], sums.rests[0]), (LIMIT - 1.0, -QUANTUM as f32));
+    }
+
+    #[test]
+    fn finer_sums_become_multiples_of_the_quantum() {
+        let fine = QUANTUM / 256.0;
+        let mut sums = Sums::new(Vec::new(), 1, 1);
+        // What the float64 rounds away tips the sum over.
+        (sums.moments.lower[0], sums.rests[0]) = ((1u64 << 34) as f64, (129.0 * fine) as f32);
+        let coarse = sums.clone().coarsened();
+        assert_eq!((coarse.moments.lower[0], coarse.rests[0]), (sums.moments.lower[0], QUANTUM as f32));
+        assert_eq!(coarse.clone().coarsened(), coarse);
+        sums.rests[0] = (127.0 * fine) as f32;
+        assert_eq!(sums.clone().coarsened().rests[0], 0.0);
     }
 
     #[test]

@@ -157,7 +157,7 @@ pub fn merge(files: &[PathBuf], output: &Path) -> Result<Facts> {
         }
         if let Some(sum) = sums.out_of_range() {
             let map = &facts.inputs[index].maps[0];
-            return Err(format!("{map}: expected sums of squares below 2^36, found {sum:e}").into());
+            return Err(format!("{map}: expected sums of squares below 2^44, found {sum:e}").into());
         }
         writer.put(&sums)?;
     }

@@ -100,6 +100,32 @@ fn parts_merged_in_any_order_are_the_whole_bit_for_bit() {
 }
 
 #[test]
+fn files_of_the_first_version_are_read_and_merged() {
+    let dir = temp();
+    let at = |name: &str| dir.path().join(name);
+    let new = calibrated(&page(), &at("new.gguf"), &["--tokens", "64"]);
+    let bytes = std::fs::read(&new).expect("a file");
+    // The key is followed by its type and its value, four bytes each.
+    let key = b"tamborim.calibration.version";
+    let value = bytes.windows(key.len()).position(|w| w == key).expect("the key") + key.len() + 4;
+    let of_version = |version: u8| {
+        let mut bytes = bytes.clone();
+        bytes[value] = version;
+        let path = at(&format!("{version}.gguf"));
+        std::fs::write(&path, bytes).expect("a file");
+        path
+    };
+    let merged = |file: &Path, out: &str| {
+        tamborim!["calibrate", "--merge", file, file, "-o", at(out)].succeeds();
+        std::fs::read(at(out)).expect("a file")
+    };
+    assert_eq!(bytes[value], 2);
+    assert!(merged(&of_version(1), "old-merged.gguf") == merged(&new, "new-merged.gguf"));
+    let line = tamborim!["calibrate", "--merge", of_version(3), "-o", at("out.gguf")].fails();
+    assert!(line.contains("version 3"), "{line}");
+}
+
+#[test]
 fn the_bytes_do_not_depend_on_the_thread_count() {
     let dir = temp();
     let run = |threads: usize| {

@@ -21,7 +21,9 @@ use tamborim_quant::{Calibration, Moments, SourceError, Sums};
 
 /// Of the keys that llama.cpp does not know.
 const PREFIX: &str = "tamborim.calibration";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Sums of this version are multiples of 2^-40.
+const FINER_SUMS: u32 = 1;
 const TOKENS: &str = "tamborim.tokens";
 /// Numbers of the types used (`enum ggml_type`).
 const F32: u32 = 0;
@@ -165,7 +167,8 @@ impl CalibrationWriter {
 pub struct CalibrationFile {
     file: GgufFile,
     facts: Facts,
-    is_ours: bool,
+    /// Of the format, if it is ours.
+    version: Option<u32>,
 }
 
 impl CalibrationFile {
@@ -182,9 +185,17 @@ impl CalibrationFile {
                 "a GGUF file that is no calibration or importance matrix (general.type is not imatrix)".to_owned();
             return Err(Error::NotAModel { path: file.path().to_owned(), found });
         }
-        let is_ours = keys.get(&format!("{PREFIX}.version")).is_some();
-        let facts = if is_ours { read_ours(&file)? } else { read_theirs(&file)? };
-        Ok(CalibrationFile { file, facts, is_ours })
+        let version = keys.optional(&format!("{PREFIX}.version"))?;
+        let facts = match version {
+            None => read_theirs(&file)?,
+            Some(FINER_SUMS | VERSION) => read_ours(&file)?,
+            Some(version) => {
+                let reason =
+                    format!("is a calibration of version {version}: this program reads versions up to {VERSION}");
+                return Err(Error::Unsupported { path: file.path().to_owned(), reason });
+            }
+        };
+        Ok(CalibrationFile { file, facts, version })
     }
 
     /// What it was made of.
@@ -199,7 +210,7 @@ impl CalibrationFile {
 
     /// Whether it holds sums that merge exactly, which files of llama.cpp do not.
     pub fn is_mergeable(&self) -> bool {
-        self.is_ours
+        self.version.is_some()
     }
 
     /// The exact sums of input `index`.
@@ -216,20 +227,21 @@ impl CalibrationFile {
         if let Some(wrong) = rests.iter().find(|r| !r.is_finite()) {
             return Err(Error::tensor(self.path(), quoted(&name), "finite numbers", wrong.to_string()));
         }
-        Ok(Sums { moments, rests })
+        let sums = Sums { moments, rests };
+        Ok(if self.version == Some(FINER_SUMS) { sums.coarsened() } else { sums })
     }
 
     fn moments_of(&self, input: &Input) -> Result<Moments> {
         let mut moments = Moments::new(input.maps.clone(), input.width, input.block);
         let counts = floats(self.file.bytes(&format!("{}.counts", input.maps[0]))?);
-        moments.count = match self.is_ours {
+        moments.count = match self.version.is_some() {
             true => self.file.metadata().required(&format!("{PREFIX}.tokens"))?,
             false => counts[0].round() as u64,
         };
-        let part = if self.is_ours { "in_moments" } else { "in_sum2" };
+        let part = if self.version.is_some() { "in_moments" } else { "in_sum2" };
         let name = format!("{}.{part}", input.maps[0]);
         let bytes = self.file.bytes(&name)?;
-        moments.lower = match self.is_ours {
+        moments.lower = match self.version.is_some() {
             true => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
             false => floats(bytes).into_iter().map(f64::from).collect(),
         };
@@ -303,11 +315,6 @@ fn width_of(file: &GgufFile, map: &str) -> Result<usize> {
 fn read_ours(file: &GgufFile) -> Result<Facts> {
     let keys = file.metadata();
     let key = |name: &str| format!("{PREFIX}.{name}");
-    let version: u32 = keys.required(&key("version"))?;
-    if version != VERSION {
-        let reason = format!("is a calibration of version {version}: this program reads version {VERSION}");
-        return Err(Error::Unsupported { path: file.path().to_owned(), reason });
-    }
     let groups: &[String] = keys.required(&key("inputs"))?;
     let blocks: Vec<usize> = keys.required(&key("blocks"))?;
     if groups.len() != blocks.len() {

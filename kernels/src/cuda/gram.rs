@@ -51,7 +51,7 @@ const TILE: [usize; 2] = [128, 64];
 const THREADS: usize = 128;
 const SHARED: usize = 8 * TILE[0] * TILE[1] + 2 * 16 * 4 * (TILE[0] + TILE[1]);
 
-/// Adds the moments of `x`, rounded once to multiples of 2^-40, to `gram`.
+/// Adds the moments of `x`, rounded once to multiples of 2^-32, to `gram`.
 pub fn add(cuda: &Cuda, x: &Rows, gram: &mut Gram) -> Result<()> {
     if x.kind != Kind::F32 {
         return add(cuda, &elementwise::copied(cuda, x, Kind::F32)?, gram);
