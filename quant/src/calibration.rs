@@ -66,6 +66,14 @@ pub trait Calibration: Send + Sync {
     /// Whatever the file has wrong, in one line.
     fn moments(&self, map: &str) -> Result<Option<Moments>, SourceError>;
 
+    /// Mean squares of the channels of the same input: [`Moments::importance`].
+    ///
+    /// # Errors
+    /// As [`Calibration::moments`].
+    fn importance(&self, map: &str) -> Result<Option<Vec<f32>>, SourceError> {
+        Ok(self.moments(map)?.map(|m| m.importance()))
+    }
+
     /// The tokens: each window was run from a fresh state. None where only sums were kept.
     fn windows(&self) -> &[Vec<u32>];
 }

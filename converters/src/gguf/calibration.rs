@@ -16,6 +16,7 @@ use super::reader::GgufFile;
 use super::writer::{GgufBody, GgufWriter};
 use crate::error::quoted;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use std::path::Path;
 use tamborim_quant::{Calibration, Moments, SourceError, Sums};
 
@@ -231,18 +232,22 @@ impl CalibrationFile {
         Ok(if self.version == Some(FINER_SUMS) { sums.coarsened() } else { sums })
     }
 
+    /// Tokens summed over.
+    fn count_of(&self, input: &Input) -> Result<u64> {
+        match self.version.is_some() {
+            true => self.file.metadata().required(&format!("{PREFIX}.tokens")),
+            false => Ok(floats(self.file.bytes(&format!("{}.counts", input.maps[0]))?)[0].round() as u64),
+        }
+    }
+
     fn moments_of(&self, input: &Input) -> Result<Moments> {
         let mut moments = Moments::new(input.maps.clone(), input.width, input.block);
-        let counts = floats(self.file.bytes(&format!("{}.counts", input.maps[0]))?);
-        moments.count = match self.version.is_some() {
-            true => self.file.metadata().required(&format!("{PREFIX}.tokens"))?,
-            false => counts[0].round() as u64,
-        };
+        moments.count = self.count_of(input)?;
         let part = if self.version.is_some() { "in_moments" } else { "in_sum2" };
         let name = format!("{}.{part}", input.maps[0]);
         let bytes = self.file.bytes(&name)?;
         moments.lower = match self.version.is_some() {
-            true => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            true => bytes.as_chunks().0.par_iter().map(|b| f64::from_le_bytes(*b)).collect(),
             false => floats(bytes).into_iter().map(f64::from).collect(),
         };
         let wrong = moments.lower.iter().copied().find(|s| !s.is_finite());
@@ -261,6 +266,19 @@ impl Calibration for CalibrationFile {
             None => Ok(None),
             Some(input) => Ok(Some(self.moments_of(input)?)),
         }
+    }
+
+    fn importance(&self, map: &str) -> std::result::Result<Option<Vec<f32>>, SourceError> {
+        let Some(input) = self.facts.inputs.iter().find(|i| i.maps.iter().any(|m| m == map)) else { return Ok(None) };
+        // The whole moments of a wide input are a thousand times as long.
+        let squares = Moments {
+            maps: Vec::new(),
+            width: input.width,
+            block: 1,
+            count: self.count_of(input)?,
+            lower: floats(self.file.bytes(&format!("{map}.in_sum2"))?).into_iter().map(f64::from).collect(),
+        };
+        Ok(Some(squares.importance()))
     }
 
     fn windows(&self) -> &[Vec<u32>] {

@@ -53,14 +53,20 @@ impl Hessian {
         let added = if mean > 0.0 { mean * damping } else { 1.0 };
         let part = |(n, lower): (usize, &[f64])| {
             let mut h = vec![0.0; n * n];
-            let mut sums = lower.iter();
-            for i in 0..n {
-                for (j, sum) in (0..=i).zip(&mut sums) {
-                    h[i * n + j] = sum / tokens;
-                    h[j * n + i] = sum / tokens;
+            let line = |i: usize| &lower[i * (i + 1) / 2..][..=i];
+            h.par_chunks_mut(STEP * n).enumerate().for_each(|(band, rows)| {
+                let (first, last) = (band * STEP, band * STEP + rows.len() / n);
+                for (i, row) in (first..last).zip(rows.chunks_exact_mut(n)) {
+                    row.iter_mut().zip(line(i)).for_each(|(h, sum)| *h = sum / tokens);
+                    row[i] += added;
                 }
-                h[i * n + i] += added;
-            }
+                // Right of the diagonal, a row of the triangle for all rows of the band.
+                for j in first + 1..n {
+                    for (i, sum) in (first..last.min(j)).zip(&line(j)[first..]) {
+                        rows[(i - first) * n + j] = sum / tokens;
+                    }
+                }
+            });
             Part::new(n, h)
         };
         Hessian { parts: moments.triangles().map(part).collect() }
@@ -142,14 +148,17 @@ impl Part {
         self.n
     }
 
-    fn upper(&self) -> &[f64] {
+    pub(super) fn upper(&self) -> &[f64] {
         self.r.get_or_init(|| self.factor())
     }
 
     fn factor(&self) -> Vec<f64> {
         let n = self.n;
         // Cholesky of the matrix with its indices reversed.
-        let mut l: Vec<f64> = self.h.iter().rev().copied().collect();
+        let mut l = vec![0.0; n * n];
+        l.par_chunks_exact_mut(n).zip(self.h.par_rchunks_exact(n)).enumerate().for_each(|(i, (l, h))| {
+            l[..=i].iter_mut().zip(h.iter().rev()).for_each(|(l, h)| *l = *h);
+        });
         let floor = (0..n).map(|i| l[i * (n + 1)]).sum::<f64>() / n as f64 * 1e-9;
         for first in (0..n).step_by(STEP) {
             let last = n.min(first + STEP);
@@ -167,11 +176,11 @@ impl Part {
                 }
             });
         }
-        l.reverse();
-        for i in 0..n {
-            l[i * n..][..i].fill(0.0);
-        }
-        l
+        let mut r = vec![0.0; n * n];
+        r.par_chunks_exact_mut(n).zip(l.par_rchunks_exact(n)).enumerate().for_each(|(i, (r, l))| {
+            r[i..].iter_mut().rev().zip(l).for_each(|(r, l)| *r = *l);
+        });
+        r
     }
 }
 
