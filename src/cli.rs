@@ -193,6 +193,11 @@ pub struct Quantize {
     /// the weights count
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
+    /// Tokens of the calibration on which the model is run beside what has been quantized of it so far, so that each layer
+    /// makes up for what those before it have lost; 0: not at all [default: all on a GPU, 32768 on the CPU, none if
+    /// there are fewer than 16 for each channel of the residual stream]
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
     /// ONNX: weights that share a scale
     #[arg(long, value_name = "16|32|64|128", default_value_t = 32, value_parser = block)]
     pub block: usize,

@@ -8,6 +8,7 @@
 //   decay_gate_T      out float32, x T                 sigmoid(x)^(1/16), the decay of gated linear attention
 //   mega_gate_T       out T, u T, h T, x T, r float32  sigmoid(u) (silu(h + x) - r)
 //   copy_T            out T, x T                       x
+//   subtract_f32      out, a, b float32                a - b
 //   f32_to_bf16       out bf16, x float32              x
 //   bf16_to_f32       out float32, x bf16              x
 //
@@ -113,6 +114,11 @@ template <typename T> constexpr int WIDTH = 16 / sizeof(T);
 INSTANCES(float, f32)
 INSTANCES(bf16_t, bf16)
 
+KERNEL subtract_f32(const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* out, int64_t out_stride,
+                    int rows, int n) {
+    map<4>([](float a, float b) { return a - b; }, rows, n, View<float>{out, out_stride}, View<const float>{a, a_stride},
+           View<const float>{b, b_stride});
+}
 KERNEL f32_to_bf16(const float* x, int64_t x_stride, bf16_t* out, int64_t out_stride, int rows, int n) {
     map<8>([](float x) { return x; }, rows, n, View<bf16_t>{out, out_stride}, View<const float>{x, x_stride});
 }

@@ -343,6 +343,8 @@ pub trait Backend: Sized {
     fn read(&self, x: &Self::Rows) -> Result<Vec<f32>>;
     /// A copy that does not change with `x`.
     fn copied(&self, x: &Self::Rows) -> Result<Self::Rows>;
+    /// `[a - b, x]` in every row, in float32, of a pair `[a, b]`.
+    fn difference_beside(&self, pair: [&Self::Rows; 2], x: &Self::Rows) -> Result<Self::Rows>;
     /// Takes sums along, to be added to.
     fn load_gram(&self, sums: Sums) -> Result<Self::Gram>;
     /// Adds `x^T x`, the products of channels summed over tokens: in float32 over some hundred of them, in

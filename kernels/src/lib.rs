@@ -19,5 +19,5 @@ pub use backend::*;
 pub use cpu::{Cpu, recurrences};
 pub use cuda::{Cuda, DeviceError, KernelTime};
 pub use error::{Error, Result};
-pub use model::{Logits, Model, State, Trace, Variant};
+pub use model::{Gap, Logits, Model, State, Succession, Trace, Variant};
 pub use observe::{Input, Observed};

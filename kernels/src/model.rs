@@ -1,7 +1,9 @@
 //! A model that runs: weights by the layer plan, and the walk over them.
 
+mod succession;
 mod variant;
 
+pub use succession::{Gap, Succession};
 pub use variant::{Trace, Variant};
 
 use crate::backend::{Backend, NormWeights};

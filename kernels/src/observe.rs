@@ -1,4 +1,5 @@
-//! A backend that computes what another one does and gathers the second moments of every linear map's input on the way.
+//! A backend that computes what another one does and keeps something of every linear map's input on the way: its second
+//! moments, or the input itself.
 
 use crate::backend::*;
 use crate::parity::Distance;
@@ -15,16 +16,56 @@ const CHUNK: usize = 1024;
 /// Maps to the vocabulary, whose input is gathered and whose outputs nobody wants.
 const HEADS: [&str; 2] = ["token_embd.weight", "output.weight"];
 
-/// Sums `x x^T` over all tokens x that maps are applied to, a matrix for each distinct input.
-///
-/// Every backend can be observed. The sums, those of [`Backend::add_gram`] over chunks, stay on the device; they depend on
-/// where windows and chunks begin, not on their order nor on the number of threads.
-pub struct Observed<B: Backend> {
+/// What is kept of the inputs of linear maps.
+pub trait Keeper<B: Backend> {
+    /// Of one input.
+    type Kept;
+    /// Before anything was seen.
+    fn start(&self, backend: &B, input: &Input) -> Result<Self::Kept>;
+    /// An input of some tokens.
+    fn keep(&self, backend: &B, x: &B::Rows, kept: &mut Self::Kept) -> Result<()>;
+}
+
+/// Keeps sums of `x x^T` over all tokens x. They are those of [`Backend::add_gram`] over chunks and stay on the device; they
+/// depend on where windows and chunks begin, not on their order nor on the number of threads.
+pub struct SecondMoments;
+
+impl<B: Backend> Keeper<B> for SecondMoments {
+    type Kept = B::Gram;
+
+    fn start(&self, backend: &B, input: &Input) -> Result<B::Gram> {
+        backend.load_gram(Sums::new(input.maps.clone(), input.width, input.block))
+    }
+
+    fn keep(&self, backend: &B, x: &B::Rows, gram: &mut B::Gram) -> Result<()> {
+        backend.add_gram(x, gram)
+    }
+}
+
+/// Keeps the rows that came last.
+pub struct Latest;
+
+impl<B: Backend> Keeper<B> for Latest {
+    type Kept = Option<B::Rows>;
+
+    fn start(&self, _: &B, _: &Input) -> Result<Option<B::Rows>> {
+        Ok(None)
+    }
+
+    fn keep(&self, backend: &B, x: &B::Rows, kept: &mut Option<B::Rows>) -> Result<()> {
+        *kept = Some(backend.copied(x)?);
+        Ok(())
+    }
+}
+
+/// A backend whose linear maps are watched: a [`Keeper`] has something of each distinct input. Every backend can be observed.
+pub struct Observed<B: Backend, K: Keeper<B> = SecondMoments> {
     inner: B,
+    keeper: K,
     /// Channels of a diagonal block of the moments of a wide input.
     block: usize,
     /// In the order of loading.
-    inputs: RefCell<Vec<(Input, B::Gram)>>,
+    inputs: RefCell<Vec<(Input, K::Kept)>>,
 }
 
 /// An input that is gathered.
@@ -38,6 +79,8 @@ pub struct Input {
     pub block: usize,
     /// Whether anything was gathered of it: a head of its own leaves the embedding without.
     pub is_seen: bool,
+    /// Whether what its maps make of it is added to the residual stream.
+    pub is_added: bool,
 }
 
 /// Maps, and where their input is gathered.
@@ -58,12 +101,7 @@ pub struct ObservedScan<S> {
 impl<B: Backend> Observed<B> {
     /// Observes `inner`. Of inputs wider than `widest` only diagonal blocks of equal width, at most that, are gathered.
     pub fn new(inner: B, widest: usize) -> Observed<B> {
-        Observed { inner, block: widest, inputs: RefCell::new(Vec::new()) }
-    }
-
-    /// Every input, in the order of loading.
-    pub fn inputs(&self) -> Vec<Input> {
-        self.inputs.borrow().iter().map(|(input, _)| input.clone()).collect()
+        Observed { inner, keeper: SecondMoments, block: widest, inputs: RefCell::new(Vec::new()) }
     }
 
     /// What was gathered of input `index` so far; counts are tokens.
@@ -99,6 +137,32 @@ impl<B: Backend> Observed<B> {
         *gram = self.inner.load_gram(sums)?;
         Ok(())
     }
+}
+
+impl<B: Backend> Observed<B, Latest> {
+    /// Observes `inner`, keeping inputs as they are until they are taken.
+    pub fn latest(inner: B) -> Observed<B, Latest> {
+        Observed { inner, keeper: Latest, block: usize::MAX, inputs: RefCell::new(Vec::new()) }
+    }
+
+    /// What maps were applied to since the last time, in the order of loading.
+    pub fn take(&self) -> Vec<(Input, B::Rows)> {
+        let mut inputs = self.inputs.borrow_mut();
+        let mut take = |(input, kept): &mut (Input, Option<B::Rows>)| Some((input.clone(), kept.take()?));
+        inputs.iter_mut().filter_map(&mut take).collect()
+    }
+
+    /// Forgets the maps that were loaded.
+    pub fn forget(&self) {
+        self.inputs.borrow_mut().clear();
+    }
+}
+
+impl<B: Backend, K: Keeper<B>> Observed<B, K> {
+    /// Every input, in the order of loading.
+    pub fn inputs(&self) -> Vec<Input> {
+        self.inputs.borrow().iter().map(|(input, _)| input.clone()).collect()
+    }
 
     /// Makes room for the input of `maps`.
     fn input(&self, maps: &[Map<'_>]) -> Result<usize> {
@@ -107,20 +171,21 @@ impl<B: Backend> Observed<B> {
         // Maps may be parts of one matrix.
         let mut names: Vec<String> = maps.iter().map(|m| m.name.clone()).collect();
         names.dedup();
-        let gram = self.inner.load_gram(Sums::new(names.clone(), width, block))?;
+        let input = Input { maps: names, width, block, is_seen: false, is_added: false };
+        let kept = self.keeper.start(&self.inner, &input)?;
         let mut inputs = self.inputs.borrow_mut();
-        inputs.push((Input { maps: names, width, block, is_seen: false }, gram));
+        inputs.push((input, kept));
         Ok(inputs.len() - 1)
     }
 
-    fn gather(&self, input: usize, x: &B::Rows) -> Result<()> {
-        let (input, gram) = &mut self.inputs.borrow_mut()[input];
+    fn keep(&self, input: usize, x: &B::Rows) -> Result<()> {
+        let (input, kept) = &mut self.inputs.borrow_mut()[input];
         input.is_seen = true;
-        self.inner.add_gram(x, gram)
+        self.keeper.keep(&self.inner, x, kept)
     }
 }
 
-impl<B: Backend> Backend for Observed<B> {
+impl<B: Backend, K: Keeper<B>> Backend for Observed<B, K> {
     type Rows = B::Rows;
     type Vector = B::Vector;
     type Linear<'a> = ObservedLinear<B::Linear<'a>>;
@@ -207,7 +272,7 @@ impl<B: Backend> Backend for Observed<B> {
     }
 
     fn linear(&self, w: &Self::Linear<'_>, x: &B::Rows) -> Result<B::Rows> {
-        self.gather(w.input, x)?;
+        self.keep(w.input, x)?;
         match w.is_head {
             true => self.inner.rows(1, Vec::new()),
             false => self.inner.linear(&w.inner, x),
@@ -215,7 +280,7 @@ impl<B: Backend> Backend for Observed<B> {
     }
 
     fn project_gated(&self, norm: &NormWeights<Self::Vector>, w: &Self::Linear<'_>, r: &B::Rows) -> Result<B::Rows> {
-        self.gather(w.input, &self.inner.norm(norm, r)?)?;
+        self.keep(w.input, &self.inner.norm(norm, r)?)?;
         self.inner.project_gated(norm, &w.inner, r)
     }
 
@@ -228,7 +293,8 @@ impl<B: Backend> Backend for Observed<B> {
     }
 
     fn add_linear(&self, w: &Self::Linear<'_>, x: &B::Rows, r: &mut B::Rows) -> Result<()> {
-        self.gather(w.input, x)?;
+        self.keep(w.input, x)?;
+        self.inputs.borrow_mut()[w.input].0.is_added = true;
         self.inner.add_linear(&w.inner, x, r)
     }
 
@@ -260,7 +326,7 @@ impl<B: Backend> Backend for Observed<B> {
         gate: Option<&B::Rows>,
         state: &mut B::Vector,
     ) -> Result<B::Rows> {
-        self.gather(scan.input, &self.inner.columns(driven, 0..scan.rank))?;
+        self.keep(scan.input, &self.inner.columns(driven, 0..scan.rank))?;
         self.inner.scan(&scan.inner, u, driven, gate, state)
     }
 
@@ -351,6 +417,10 @@ impl<B: Backend> Backend for Observed<B> {
 
     fn copied(&self, x: &B::Rows) -> Result<B::Rows> {
         self.inner.copied(x)
+    }
+
+    fn difference_beside(&self, pair: [&B::Rows; 2], x: &B::Rows) -> Result<B::Rows> {
+        self.inner.difference_beside(pair, x)
     }
 
     fn load_gram(&self, sums: Sums) -> Result<B::Gram> {

@@ -1,7 +1,7 @@
 //! Calibrated rounding leaves less output error than the search that knows the diagonal alone, in every format, whatever
 //! the thread count.
 
-use tamborim_quant::{Effort, Error, Format, Hessian, Moments, Tensor};
+use tamborim_quant::{Effort, Error, Format, Hessian, Lack, Moments, Tensor};
 
 const COLS: usize = 512;
 const ROWS: usize = 21;
@@ -101,4 +101,55 @@ fn zeros_and_inputs_never_seen_stay_finite() {
             assert!(unseen.output_error(&values, &found) < 0.02, "{format}");
         }
     }
+}
+
+/// Means of products of columns: `E[a b^T]` of rows of `n` and `m` numbers.
+fn products(a: &[f64], n: usize, b: &[f64], m: usize) -> Vec<f64> {
+    let tokens = a.len() / n;
+    let cell = |k: usize| (0..tokens).map(|t| a[t * n + k / m] * b[t * m + k % m]).sum::<f64>() / tokens as f64;
+    (0..n * m).map(cell).collect()
+}
+
+#[test]
+fn corrected_weights_are_the_least_squares_ones() {
+    let (tokens, channels, outputs) = (400, 70, 37);
+    let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect::<Vec<_>>();
+    let (x, noise_of_q, residual) =
+        (wide(noise(tokens * channels, 21)), wide(noise(tokens * channels, 22)), wide(noise(tokens * outputs, 23)));
+    // Inputs that were scaled, mixed and disturbed on the way.
+    let q: Vec<f64> = (0..x.len())
+        .map(|i| 0.8 * x[i] + 0.3 * x[i / channels * channels + (i + 1) % channels] + 0.2 * noise_of_q[i])
+        .collect();
+    let weights = noise(outputs * channels, 24);
+    let product = |w: &[f32], x: &[f64]| -> Vec<f64> {
+        let cell = |k: usize| {
+            let (row, x) = (&w[k % outputs * channels..][..channels], &x[k / outputs * channels..][..channels]);
+            row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()
+        };
+        (0..tokens * outputs).map(cell).collect()
+    };
+    let less = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>();
+    let mut moments = Moments::new(vec!["map".to_owned()], channels, channels);
+    moments.count = 1;
+    let square = products(&q, channels, &q, channels);
+    moments.lower = (0..channels).flat_map(|i| square[i * channels..][..=i].to_vec()).collect();
+    let hessian = Hessian::damped(&moments, 1e-9);
+    // What the output lacks is orthogonal to the inputs once it is made up for.
+    let (expected, found) = (product(&weights, &x), product(&weights, &q));
+    let added: Vec<f64> = expected.iter().zip(&residual).map(|(y, r)| y + r).collect();
+    let input = products(&less(&x, &q), channels, &q, channels);
+    let output = products(&less(&added, &found), outputs, &q, channels);
+    for (lack, wanted) in [(Lack::Input(&input), &expected), (Lack::Output(&output), &added)] {
+        let correction = hessian.correction(lack).unwrap();
+        let corrected = correction.add_to(&weights, channels, 1.0).unwrap();
+        let left = products(&less(wanted, &product(&corrected, &q)), outputs, &q, channels);
+        let before = products(&less(wanted, &found), outputs, &q, channels);
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        assert!(norm(&left) < 1e-4 * norm(&before), "{} of {}", norm(&left), norm(&before));
+        let half = correction.add_to(&weights, channels, 0.5).unwrap();
+        let middle = weights.iter().zip(&corrected).map(|(a, b)| (a + b) / 2.0);
+        assert!(half.iter().zip(middle).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+    assert!(hessian.correction(Lack::Input(&input[1..])).is_err());
+    assert!(hessian.correction(Lack::Output(&output)).unwrap().add_to(&weights[channels..], channels, 1.0).is_err());
 }

@@ -1,15 +1,23 @@
 use crate::cli::Quantize;
-use crate::device::Mode;
+use crate::device::{Device, Mode};
 use crate::output::{bytes, note, table};
 use crate::pipeline::calibrate::open_calibration;
 use crate::pipeline::genai::{self, write_folder};
 use crate::pipeline::quantize::{Plan, Rule};
 use crate::pipeline::quantize_onnx::{OnnxPlan, Wish, stored_as};
+use crate::pipeline::rounding::Calibrated;
 use crate::pipeline::write::Written;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::path::Path;
+use tamborim_converters::gguf::CalibrationFile;
 use tamborim_converters::onnx::Options;
+use tamborim_quant::Calibration;
+
+/// As many as two cores run through the 61M model in a minute.
+const CPU_TOKENS: usize = 32768;
+/// Of fewer, chance has a larger part in what maps lack than what they do lack (docs/quantization.md).
+const TOKENS_PER_CHANNEL: usize = 16;
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
     if args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
@@ -18,13 +26,15 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
+    let device = device(args, calibration.as_ref())?;
     let plan = match (args.to, args.target_bpw, &calibration) {
-        (_, Some(target), Some(calibration)) => {
-            Plan::within(&model, target, &rules, calibration, &args.device.open(Mode::Exact)?)?
-        }
+        (_, Some(target), Some(calibration)) => match &device {
+            Some(device) => Plan::within(&model, target, &rules, calibration, device)?,
+            None => return Err("--target-bpw: expected a calibration with its text, found an importance matrix".into()),
+        },
         (_, Some(_), None) => return Err("--target-bpw: expected a --calibration to measure on".into()),
         (Some(recipe), None, calibration) => {
-            Plan::of_recipe(&model, recipe, &rules, calibration.as_ref(), &args.device)?
+            Plan::of_recipe(&model, recipe, &rules, calibration.as_ref(), device.as_ref())?
         }
         (None, None, _) => return Err("expected --to TYPE or --target-bpw X".into()),
     };
@@ -36,7 +46,7 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     if output.extension().is_none_or(|e| e != "gguf") {
         return Err(format!("{}: expected a file name that ends in .gguf or .onnx", output.display()).into());
     }
-    let written = plan.write(&model, output, calibration.as_ref())?;
+    let written = plan.write(&model, output, calibrated(args, &model, calibration.as_ref(), device))?;
     for line in plan.fallbacks() {
         eprintln!("{line}");
     }
@@ -59,13 +69,37 @@ fn run_onnx(args: &Quantize) -> Result<Outcome> {
         print_onnx(&plan);
         return Ok(Outcome::Done);
     }
-    let write = |path: &Path| plan.write(&model, path, Options { pure: args.pure_onnx }, calibration.as_ref());
+    let device = device(args, calibration.as_ref())?;
+    let options = Options { pure: args.pure_onnx };
+    let write = |path: &Path| plan.write(&model, path, options, calibrated(args, &model, calibration.as_ref(), device));
     let written = match &args.genai {
         Some(folder) => write_folder(&model, folder, write)?,
         None => write(&output)?,
     };
     report(&output, &written, plan.bits_per_weight(), plan.parameters());
     Ok(Outcome::Done)
+}
+
+/// Where the model will run: nowhere without a text.
+fn device(args: &Quantize, calibration: Option<&CalibrationFile>) -> Result<Option<Device>> {
+    let has_text = calibration.is_some_and(|c| !c.windows().is_empty());
+    has_text.then(|| args.device.open(Mode::Exact)).transpose()
+}
+
+fn calibrated<'c>(
+    args: &Quantize,
+    model: &OpenModel,
+    calibration: Option<&'c CalibrationFile>,
+    device: Option<Device>,
+) -> Option<Calibrated<'c>> {
+    let with_tokens = |file: &CalibrationFile, device: Device| {
+        let most = if matches!(device, Device::Cpu(_)) { CPU_TOKENS } else { usize::MAX };
+        let there: usize = file.windows().iter().map(Vec::len).sum();
+        let enough = TOKENS_PER_CHANNEL * model.source().plan().d_model;
+        let default = if there.min(most) < enough { 0 } else { most };
+        (device, args.tokens.unwrap_or(default))
+    };
+    calibration.map(|file| Calibrated { file, run: device.map(|device| with_tokens(file, device)) })
 }
 
 fn report(output: &Path, written: &Written, bits_per_weight: f64, parameters: usize) {

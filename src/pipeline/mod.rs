@@ -7,6 +7,8 @@ pub mod genai;
 pub mod parity;
 pub mod quantize;
 pub mod quantize_onnx;
+pub mod replaced;
+pub mod rounding;
 pub mod runner;
 pub mod sampling;
 pub mod sensitivity;

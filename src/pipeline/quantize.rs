@@ -1,9 +1,10 @@
 //! From a model and a wish to a quantized file: which format each tensor gets, and how it is rounded.
 
+use super::rounding::{Calibrated, with_rounded};
 use super::sensitivity::measure;
 use super::write::{Written, write_gguf};
 use crate::Result;
-use crate::device::{Device, DeviceArgs, Mode, on_device};
+use crate::device::{Device, on_device};
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
@@ -99,19 +100,17 @@ impl Plan {
         Ok(Plan { rows: model.source().plan().tensors().into_iter().map(row).collect() })
     }
 
-    /// A recipe's formats; where there is a calibration to measure on, those that lose least in the space that the recipe is
-    /// known for.
+    /// A recipe's formats; where there is a calibration's text to measure on, and a device to do so, those that lose least in the
+    /// space that the recipe is known for.
     pub fn of_recipe(
         model: &OpenModel,
         recipe: Recipe,
         rules: &[Rule<Format>],
         calibration: Option<&CalibrationFile>,
-        device: &DeviceArgs,
+        device: Option<&Device>,
     ) -> Result<Plan> {
-        match (recipe.bits_per_weight(), calibration) {
-            (Some(bits), Some(calibration)) if !calibration.windows().is_empty() => {
-                Plan::measured(model, bits, rules, calibration, &device.open(Mode::Exact)?)
-            }
+        match (recipe.bits_per_weight(), calibration, device) {
+            (Some(bits), Some(calibration), Some(device)) => Plan::measured(model, bits, rules, calibration, device),
             _ => Plan::new(model, recipe, rules),
         }
     }
@@ -183,22 +182,29 @@ impl Plan {
     }
 
     /// Writes the model by this plan; with a calibration, rounded for what its maps' inputs are.
-    pub fn write(&self, model: &OpenModel, output: &Path, calibration: Option<&CalibrationFile>) -> Result<Written> {
+    pub fn write(&self, model: &OpenModel, output: &Path, calibrated: Option<Calibrated<'_>>) -> Result<Written> {
         let format = |spec: &TensorSpec| {
             let row = self.rows.iter().find(|r| r.spec.name == spec.name);
             Ok(row.map_or(Format::F32, |r| r.choice.format))
         };
-        let last = LastHessian::default();
-        write_gguf(model, output, "quantize", format, |spec, tensor, to| {
-            let calibration = calibration.filter(|_| to.is_quantized());
-            match calibration.map(|c| last.hessian(c, model, spec)).transpose()?.flatten() {
+        let write = |rounded: &dyn Fn(&TensorSpec) -> Result<Option<Tensor<'static>>>| {
+            write_gguf(model, output, "quantize", format, |spec, tensor, to| match rounded(spec)? {
+                Some(rounded) => Ok(rounded),
                 None => Ok(tensor.recode(to, None)?),
-                Some(hessian) => {
-                    let shape = tensor.shape.clone();
-                    Ok(Tensor::quantize_calibrated(&tensor.to_f32(), shape, to, &hessian, Effort::default())?)
-                }
+            })
+        };
+        let round = |spec: &TensorSpec, numbers: &[f32], hessian: &Hessian| {
+            let to = format(spec)?;
+            if !to.is_quantized() || to == model.source().format(spec)? {
+                return Ok(None);
             }
-        })
+            let shape = spec.shape.clone();
+            Ok(Some(Tensor::quantize_calibrated(numbers, shape, to, hessian, Effort::default())?))
+        };
+        match calibrated {
+            None => write(&|_| Ok(None)),
+            Some(calibrated) => with_rounded(model, calibrated, &round, |rounded| write(rounded)),
+        }
     }
 
     pub fn parameters(&self) -> usize {

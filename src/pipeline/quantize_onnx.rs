@@ -1,15 +1,15 @@
 //! From a model and a wish to a quantized ONNX file: integers of 4 or 8 bits in blocks, or floats.
 
-use super::quantize::{LastHessian, Rule, refuse_idle, ruled};
+use super::quantize::{Rule, refuse_idle, ruled};
+use super::rounding::{Calibrated, with_rounded};
 use super::write::Written;
 use super::write_onnx::{nearest_blocks, write_onnx};
 use crate::Result;
 use crate::source::OpenModel;
 use std::path::Path;
-use tamborim_converters::gguf::CalibrationFile;
 use tamborim_converters::onnx::{Options, Storage};
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Effort, Format, NBits, NBitsMatrix, Recipe, StoredAs};
+use tamborim_quant::{Effort, Format, Hessian, NBits, NBitsMatrix, Recipe, StoredAs};
 
 /// Blocks that there are, longest first.
 const BLOCKS: [usize; 4] = [128, 64, 32, 16];
@@ -78,22 +78,27 @@ impl OnnxPlan {
         model: &OpenModel,
         output: &Path,
         options: Options,
-        calibration: Option<&CalibrationFile>,
+        calibrated: Option<Calibrated<'_>>,
     ) -> Result<Written> {
         let storage = |spec: &TensorSpec| {
             let row = self.rows.iter().find(|(s, _)| s.name == spec.name);
             Ok(row.map_or(Storage::Float(Format::F32), |(_, storage)| *storage))
         };
-        let last = LastHessian::default();
-        write_onnx(model, output, "quantize", options, storage, |spec, tensor, grid| {
-            match calibration.map(|c| last.hessian(c, model, spec)).transpose()?.flatten() {
+        let write = |rounded: &dyn Fn(&TensorSpec) -> Result<Option<NBitsMatrix<'static>>>| {
+            write_onnx(model, output, "quantize", options, storage, |spec, tensor, grid| match rounded(spec)? {
+                Some(rounded) => Ok(rounded),
                 None => nearest_blocks(spec, tensor, grid),
-                Some(hessian) => {
-                    let (extent, numbers) = ([spec.shape[0], spec.shape[1]], tensor.to_f32());
-                    Ok(NBitsMatrix::quantize_calibrated(&numbers, extent, grid, &hessian, Effort::default())?)
-                }
-            }
-        })
+            })
+        };
+        let round = |spec: &TensorSpec, numbers: &[f32], hessian: &Hessian| {
+            let Storage::Blocks(grid) = storage(spec)? else { return Ok(None) };
+            let extent = [spec.shape[0], spec.shape[1]];
+            Ok(Some(NBitsMatrix::quantize_calibrated(numbers, extent, grid, hessian, Effort::default())?))
+        };
+        match calibrated {
+            None => write(&|_| Ok(None)),
+            Some(calibrated) => with_rounded(model, calibrated, &round, |rounded| write(rounded)),
+        }
     }
 
     pub fn parameters(&self) -> usize {

@@ -1,11 +1,12 @@
 //! What each tensor's error costs: the model's divergence from itself with one tensor in few bits, and how the error grows
 //! with the format.
 
+use super::replaced::Replaced;
 use crate::Result;
-use std::borrow::Cow;
+use std::collections::HashMap;
 use tamborim_kernels::{Backend, Model, Trace, Variant};
-use tamborim_model::{Plan, TensorSpec};
-use tamborim_quant::{Calibration, Candidate, Format, SourceError, Tensor, TensorSource};
+use tamborim_model::TensorSpec;
+use tamborim_quant::{Calibration, Candidate, Format, Tensor, TensorSource};
 
 /// Stored in this, a tensor is far enough from itself to measure and near enough for its loss to grow with the error's
 /// square.
@@ -38,7 +39,7 @@ pub fn measure<B: Backend>(
     let mut by_tensor = Vec::new();
     for spec in source.plan().tensors().into_iter().filter(|s| s.role.is_linear()) {
         let tensor = source.read(&spec)?;
-        let importance = calibration.moments(&spec.name)?.map(|m| m.importance());
+        let importance = calibration.importance(&spec.name)?;
         let candidates = formats(&spec);
         let losses = match PROBE.fits(tensor.cols()) {
             // Floats are its only candidates.
@@ -47,7 +48,7 @@ pub fn measure<B: Backend>(
                 let errors = |format: Format| sampled_error(&tensor, format, importance.as_deref());
                 let unit = errors(PROBE)?.max(f64::MIN_POSITIVE);
                 let replaced = tensor.recode(PROBE, importance.as_deref())?;
-                let replaced = Replaced { source, name: &spec.name, tensor: replaced };
+                let replaced = Replaced { source, tensors: HashMap::from([(spec.name.clone(), replaced)]) };
                 let kld = divergence(&model, &trace, &model.variant(&replaced, &spec)?, &reference)?;
                 candidates.iter().map(|f| Ok(kld * errors(*f)? / unit)).collect::<Result<Vec<_>>>()?
             }
@@ -64,34 +65,8 @@ pub fn measure<B: Backend>(
     Ok(by_tensor)
 }
 
-/// A source with one tensor of another's.
-struct Replaced<'s> {
-    source: &'s dyn TensorSource,
-    name: &'s str,
-    tensor: Tensor<'static>,
-}
-
-impl TensorSource for Replaced<'_> {
-    fn plan(&self) -> &Plan {
-        self.source.plan()
-    }
-
-    fn format(&self, spec: &TensorSpec) -> std::result::Result<Format, SourceError> {
-        if spec.name == self.name { Ok(self.tensor.format) } else { self.source.format(spec) }
-    }
-
-    fn read(&self, spec: &TensorSpec) -> std::result::Result<Tensor<'_>, SourceError> {
-        if spec.name != self.name {
-            return self.source.read(spec);
-        }
-        let Tensor { format, shape, bytes } = &self.tensor;
-        Ok(Tensor { format: *format, shape: shape.clone(), bytes: Cow::Borrowed(bytes) })
-    }
-
-    fn release(&self) {}
-}
-
-fn first_tokens(calibration: &dyn Calibration, tokens: usize) -> Vec<&[u32]> {
+/// The calibration's windows up to so many tokens.
+pub fn first_tokens(calibration: &dyn Calibration, tokens: usize) -> Vec<&[u32]> {
     let mut left = tokens;
     let mut windows = Vec::new();
     for window in calibration.windows() {

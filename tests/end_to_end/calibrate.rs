@@ -121,7 +121,7 @@ fn files_of_the_first_version_are_read_and_merged() {
     };
     assert_eq!(bytes[value], 2);
     assert!(merged(&of_version(1), "old-merged.gguf") == merged(&new, "new-merged.gguf"));
-    let line = tamborim!["calibrate", "--merge", of_version(3), "-o", at("out.gguf")].fails();
+    let line = tamborim!["calibrate", "--merge", new, of_version(3), "-o", at("out.gguf")].fails();
     assert!(line.contains("version 3"), "{line}");
 }
 

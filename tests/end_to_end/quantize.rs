@@ -4,8 +4,10 @@ use crate::common::*;
 use crate::tamborim;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::GgufFile;
-use tamborim_quant::Format;
+use tamborim_kernels::{Cpu, Succession};
+use tamborim_quant::{Format, TensorSource};
 
 /// The type of every tensor.
 fn types(gguf: &Path) -> BTreeMap<String, &'static str> {
@@ -259,13 +261,15 @@ fn a_calibration_brings_the_model_closer_at_the_same_size() {
     let ours = dir.path().join("calibrated.gguf");
     let quantize = |out: &Path, threads| {
         let model = demo_model();
-        let args: [&std::ffi::OsStr; 8] = [
+        let args: [&std::ffi::OsStr; 10] = [
             "quantize".as_ref(),
             model.as_ref(),
             "--to".as_ref(),
             "q4_k".as_ref(),
             "--calibration".as_ref(),
             calibration.as_ref(),
+            "--tokens".as_ref(),
+            "2048".as_ref(),
             "-o".as_ref(),
             out.as_ref(),
         ];
@@ -279,13 +283,58 @@ fn a_calibration_brings_the_model_closer_at_the_same_size() {
     let ((kld, output), (plain_kld, plain_output)) = (judged(&ours, &calibration), judged(&plain, &calibration));
     assert!(kld < 0.9 * plain_kld && output < 0.9 * plain_output, "{plain_kld} {plain_output} to {kld} {output}");
 
+    // Maps that do not make up for what those before them have lost leave more.
+    let alone = dir.path().join("alone.gguf");
+    let args = ["quantize".into(), demo_model(), "--to".into(), "q4_k".into(), "--tokens".into(), "0".into()];
+    let more = ["--calibration".into(), calibration.clone(), "-o".into(), alone.clone()];
+    Tamborim::new(args.into_iter().chain(more)).run().succeeds();
+    let (alone_kld, _) = judged(&alone, &calibration);
+    assert!(kld < 0.95 * alone_kld, "{alone_kld} to {kld}");
+
     let chosen = dir.path().join("chosen.gguf");
     let (bytes, elements) = tensor_bytes(&ours);
     let target = format!("{:.4}", bytes as f64 * 8.0 / elements as f64);
-    tamborim!["quantize", demo_model(), "--target-bpw", target, "--calibration", calibration, "-o", chosen].succeeds();
+    let args =
+        ["quantize".into(), demo_model(), "--target-bpw".into(), target.into(), "--tokens".into(), "2048".into()];
+    let more = ["--calibration".into(), calibration.clone(), "-o".into(), chosen.clone()];
+    Tamborim::new(args.into_iter().chain(more)).run().succeeds();
     assert!(tensor_bytes(&chosen).0 <= bytes);
     let (chosen_kld, _) = judged(&chosen, &calibration);
     assert!(chosen_kld < kld, "{kld} to {chosen_kld}");
+}
+
+/// Every map of a branch is looked at once, whatever the architecture.
+#[test]
+fn a_model_lacks_nothing_of_itself() {
+    let mut looked_at = 0;
+    for folder in models_in("lit") {
+        let config = folder.join("lit_config.json");
+        let config = config.exists().then(|| config.to_str().expect("a path"));
+        let model = CheckpointModel::open(&folder.join("checkpoint.pth"), config, false).expect("a model");
+        let plan = model.plan();
+        if !Succession::<Cpu>::is_possible(plan) {
+            continue;
+        }
+        let tokens: Vec<u32> = (0..40).map(|i| i * 7 % plan.vocab_size as u32).collect();
+        let mut succession = Succession::new(Cpu, &model, &model, &[&tokens, &tokens[..9]]).expect("streams");
+        let mut index = 0;
+        for (i, block) in plan.blocks.iter().enumerate() {
+            for branch in &block.branches {
+                let mut gaps = succession.gaps_inside(index, &model).expect("gaps");
+                gaps.extend(succession.gaps_at_end(index, &model).expect("gaps"));
+                succession.advance(index, &model).expect("a branch");
+                assert!(gaps.iter().all(|g| g.tokens == 49 && g.means.iter().all(|m| *m == 0.0)), "{folder:?} {index}");
+                let mut found: Vec<String> = gaps.into_iter().flat_map(|g| g.maps).collect();
+                let linear = branch.tensors(i, plan.d_model).into_iter().filter(|s| s.role.is_linear());
+                let mut expected: Vec<String> = linear.map(|s| s.name).collect();
+                found.sort();
+                expected.sort();
+                assert_eq!(found, expected, "{folder:?}");
+                (index, looked_at) = (index + 1, looked_at + found.len());
+            }
+        }
+    }
+    assert!(looked_at > 20, "{looked_at} maps");
 }
 
 #[test]

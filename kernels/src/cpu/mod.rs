@@ -286,6 +286,10 @@ impl Backend for Cpu {
         Ok(x.clone())
     }
 
+    fn difference_beside(&self, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
+        Ok(elementwise::difference_beside(pair, x))
+    }
+
     fn load_gram(&self, sums: Sums) -> Result<Sums> {
         Ok(sums)
     }

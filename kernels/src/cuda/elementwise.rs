@@ -68,6 +68,17 @@ pub fn copied(cuda: &Cuda, x: &Rows, kind: Kind) -> Result<Rows> {
     Ok(out)
 }
 
+/// `[a - b, x]` in every row, in float32.
+pub fn difference_beside(cuda: &Cuda, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
+    let [a, b] = pair.map(|x| copied(cuda, x, Kind::F32));
+    let (a, b, x) = (a?, b?, copied(cuda, x, Kind::F32)?);
+    let out = Rows::new(&cuda.device, x.rows, a.cols + x.cols, Kind::F32)?;
+    let [left, right] = [out.columns(0..a.cols), out.columns(a.cols..out.cols)];
+    map(cuda, "subtract_f32", &[View::of(&a), View::of(&b), View::of(&left)], a.rows, a.cols)?;
+    map(cuda, "copy_f32", &[View::of(&x), View::of(&right)], x.rows, x.cols)?;
+    Ok(out)
+}
+
 /// The numbers, row after row.
 pub fn read(cuda: &Cuda, x: &Rows) -> Result<Vec<f32>> {
     let dense = match x.kind == Kind::F32 && x.is_dense() {

@@ -389,6 +389,10 @@ impl Backend for Cuda {
         elementwise::copied(self, x, x.kind)
     }
 
+    fn difference_beside(&self, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
+        elementwise::difference_beside(self, pair, x)
+    }
+
     fn load_gram(&self, sums: Sums) -> Result<Gram> {
         gram::load(self, sums)
     }

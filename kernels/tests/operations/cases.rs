@@ -60,7 +60,7 @@ macro_rules! cases {
 cases! {
     rows_and_views embedding linear_formats linear_sizes stacked_maps projections
     norms norm_per_head silu convolution projected_convolution scan_sizes scan_formats
-    attention rotation outer_products mega gram distances choices
+    attention rotation outer_products mega gram differences distances choices
     differential_attention norms_by_head norms_behind gates headed_scans
 }
 
@@ -730,6 +730,24 @@ fn gram<B: Backend>(ops: &B) -> Outcome {
             let found = found(&whole.moments.lower, &Matrix::new(1, truth), Kind::Plain);
             outcome.push((format!("{tokens} x {width} in blocks of {block}, from {first}"), found));
         }
+    }
+    outcome
+}
+
+fn differences<B: Backend>(ops: &B) -> Outcome {
+    let mut outcome = Vec::new();
+    for (tokens, width, beside) in [(1, 1, 1), (5, 8, 12), (33, 64, 130), (7, 515, 3)] {
+        let mut numbers = Numbers::new(29);
+        let (a, a_held) = numbers.residual(ops, tokens, width);
+        let (b, b_held) = numbers.rows(ops, tokens, width);
+        let (x, x_held) = numbers.rows(ops, tokens, beside);
+        let out = ops.difference_beside([&a, &b], &x).unwrap();
+        let row = |t: usize| {
+            let less = a_held.row(t).iter().zip(b_held.row(t)).map(|(a, b)| a - b);
+            less.chain(x_held.row(t).iter().copied()).collect::<Vec<_>>()
+        };
+        let truth = Matrix::new(width + beside, (0..tokens).flat_map(row).collect());
+        outcome.push((format!("{tokens} x {width} + {beside}"), compare(ops, &out, &truth, Kind::Plain)));
     }
     outcome
 }

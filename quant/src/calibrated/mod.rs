@@ -10,10 +10,12 @@
 //! 2. Refinement, repeated. With all other groups fixed, a group's best is near `q + H_gg^-1 g`, where g is the gradient:
 //!    it is searched for again around there and replaced if the error shrinks. Columns before then answer to those after.
 
+mod correction;
 mod factor;
 mod group;
 mod rows;
 
+pub use correction::{Correction, Lack};
 pub use factor::Hessian;
 
 use crate::grid::Grid;

@@ -1,0 +1,197 @@
+//! Linear maps rounded for what their inputs are. Where the calibration has its text, the model runs over it beside what has
+//! been quantized of it so far, and each map makes up for part of what those before it have lost.
+
+use super::quantize::LastHessian;
+use super::replaced::Replaced;
+use super::sensitivity::first_tokens;
+use crate::Result;
+use crate::device::{Device, on_device};
+use crate::source::OpenModel;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use tamborim_converters::gguf::CalibrationFile;
+use tamborim_kernels::{Backend, Cpu, Gap, Succession};
+use tamborim_model::{Role, TensorSpec};
+use tamborim_quant::{Hessian, Lack, NBitsMatrix, Tensor};
+
+/// What of a map's lack its rounding makes up for (measured: docs/quantization.md): a share of it, less of it the more a
+/// finite text leaves to chance, which grows with the channels.
+const SHARE: f64 = 0.5;
+const NOISE: f64 = 16.0;
+
+/// A calibration to round for, and what to run the model on.
+pub struct Calibrated<'c> {
+    pub file: &'c CalibrationFile,
+    /// With the number of its tokens to run; `None`: every map is rounded by itself.
+    pub run: Option<(Device, usize)>,
+}
+
+/// A rounded map, as it will be stored.
+pub trait Rounded {
+    /// The same as a model runs with it.
+    fn to_tensor(&self) -> Result<Tensor<'static>>;
+}
+
+impl Rounded for Tensor<'static> {
+    fn to_tensor(&self) -> Result<Tensor<'static>> {
+        Ok(self.clone())
+    }
+}
+
+impl Rounded for NBitsMatrix<'static> {
+    fn to_tensor(&self) -> Result<Tensor<'static>> {
+        let bytes = bytemuck::cast_slice(&self.to_f32()).to_vec();
+        Ok(Tensor { format: tamborim_quant::Format::F32, shape: vec![self.rows, self.cols], bytes: bytes.into() })
+    }
+}
+
+/// Rounds a map's numbers for inputs of this Hessian; `None` where it is not to be rounded.
+pub type Round<'r, T> = dyn Fn(&TensorSpec, &[f32], &Hessian) -> Result<Option<T>> + 'r;
+
+/// Gives `job` a function that has every map rounded, each to be asked for once; `None` where `round` says so, or where the
+/// calibration knows nothing of its input.
+pub fn with_rounded<T: Rounded, R>(
+    model: &OpenModel,
+    calibrated: Calibrated<'_>,
+    round: &Round<'_, T>,
+    job: impl FnOnce(&dyn Fn(&TensorSpec) -> Result<Option<T>>) -> Result<R>,
+) -> Result<R> {
+    let maps = Maps { model, calibration: calibrated.file, round, last: LastHessian::default() };
+    match calibrated.run {
+        Some((device, tokens)) if tokens > 0 && Succession::<Cpu>::is_possible(model.source().plan()) => {
+            on_device!(device, |backend| {
+                let successive = Successive::new(maps, backend, tokens)?;
+                job(&|spec| successive.rounded(spec))
+            })
+        }
+        _ => job(&|spec| maps.rounded(spec)),
+    }
+}
+
+/// The maps of a model, one by one.
+struct Maps<'m, T> {
+    model: &'m OpenModel,
+    calibration: &'m CalibrationFile,
+    round: &'m Round<'m, T>,
+    last: LastHessian,
+}
+
+impl<T> Maps<'_, T> {
+    fn hessian(&self, spec: &TensorSpec) -> Result<Option<Rc<Hessian>>> {
+        self.last.hessian(self.calibration, self.model, spec)
+    }
+
+    fn numbers(&self, spec: &TensorSpec) -> Result<Vec<f32>> {
+        Ok(self.model.source().read(spec)?.to_f32())
+    }
+
+    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
+        match self.hessian(spec)? {
+            Some(hessian) => (self.round)(spec, &self.numbers(spec)?, &hessian),
+            None => Ok(None),
+        }
+    }
+
+    /// The maps of one input, each made up for its part of what they lack.
+    fn corrected(&self, specs: &[TensorSpec], gap: &Gap) -> Result<Vec<(String, T)>> {
+        let mut specs = specs.iter().filter(|spec| gap.maps.contains(&spec.name)).peekable();
+        let Some(hessian) = specs.peek().map(|spec| self.hessian(spec)).transpose()?.flatten() else {
+            return Ok(Vec::new());
+        };
+        let lack = if gap.is_added { Lack::Output(&gap.means) } else { Lack::Input(&gap.means) };
+        let correction = hessian.correction(lack)?;
+        let share = SHARE / (1.0 + NOISE * gap.width as f64 / gap.tokens as f64);
+        let round = |spec: &TensorSpec| {
+            let numbers = correction.add_to(&self.numbers(spec)?, gap.width, share as f32)?;
+            Ok((self.round)(spec, &numbers, &hessian)?.map(|rounded| (spec.name.clone(), rounded)))
+        };
+        specs.filter_map(|spec| round(spec).transpose()).collect()
+    }
+}
+
+/// The same, branch by branch.
+struct Successive<'m, B: Backend, T> {
+    maps: Maps<'m, T>,
+    /// The linear maps of every branch.
+    branches: Vec<Vec<TensorSpec>>,
+    state: RefCell<State<'m, B, T>>,
+}
+
+struct State<'m, B: Backend, T> {
+    succession: Succession<'m, B>,
+    /// Branches done.
+    done: usize,
+    /// Maps nobody has asked for yet.
+    ready: HashMap<String, T>,
+}
+
+impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
+    /// The embedding is rounded, all else when it is asked for.
+    fn new(maps: Maps<'m, T>, backend: B, tokens: usize) -> Result<Self> {
+        let source = maps.model.source();
+        let plan = source.plan();
+        let mut ready = HashMap::new();
+        let mut ends = Replaced { source, tensors: HashMap::new() };
+        for spec in plan.tensors().into_iter().filter(|s| s.role == Role::Embedding) {
+            if let Some(rounded) = maps.rounded(&spec)? {
+                ends.tensors.insert(spec.name.clone(), rounded.to_tensor()?);
+                ready.insert(spec.name, rounded);
+            }
+        }
+        let windows = first_tokens(maps.calibration, tokens);
+        let succession = Succession::new(backend, source, &ends, &windows)?;
+        let branches = plan.blocks.iter().enumerate().flat_map(|(i, block)| {
+            let linear = move |b: &tamborim_model::Branch| b.tensors(i, plan.d_model);
+            block.branches.iter().map(move |b| linear(b).into_iter().filter(|s| s.role.is_linear()).collect())
+        });
+        Ok(Successive { branches: branches.collect(), maps, state: RefCell::new(State { succession, done: 0, ready }) })
+    }
+
+    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
+        let state = &mut *self.state.borrow_mut();
+        match self.branches.iter().position(|maps| maps.iter().any(|m| m.name == spec.name)) {
+            Some(index) => {
+                while state.done <= index {
+                    self.round_branch(state)?;
+                }
+            }
+            None if spec.role != Role::Embedding => return self.maps.rounded(spec),
+            None => {}
+        }
+        Ok(state.ready.remove(&spec.name))
+    }
+
+    /// Rounds the next branch: first the maps inside, then, for what these have lost as well, those at its end.
+    fn round_branch(&self, state: &mut State<'m, B, T>) -> Result<()> {
+        let (index, source) = (state.done, self.maps.model.source());
+        let mut branch = Replaced { source, tensors: HashMap::new() };
+        let mut seen = Vec::new();
+        let mut keep = |branch: &mut Replaced<'_>, name: String, rounded: T| -> Result<()> {
+            branch.tensors.insert(name.clone(), rounded.to_tensor()?);
+            state.ready.insert(name, rounded);
+            Ok(())
+        };
+        for at_end in [false, true] {
+            let gaps = match at_end {
+                false => state.succession.gaps_inside(index, &branch)?,
+                true => state.succession.gaps_at_end(index, &branch)?,
+            };
+            for gap in gaps {
+                for (name, rounded) in self.maps.corrected(&self.branches[index], &gap)? {
+                    keep(&mut branch, name, rounded)?;
+                }
+                seen.extend(gap.maps);
+            }
+        }
+        // Of an empty text.
+        for spec in self.branches[index].iter().filter(|spec| !seen.contains(&spec.name)) {
+            if let Some(rounded) = self.maps.rounded(spec)? {
+                keep(&mut branch, spec.name.clone(), rounded)?;
+            }
+        }
+        state.succession.advance(index, &branch)?;
+        state.done += 1;
+        Ok(())
+    }
+}
