@@ -198,9 +198,9 @@ pub struct Quantize {
     /// there are fewer than 16 for each channel of the residual stream]
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
-    /// ONNX: weights that share a scale
-    #[arg(long, value_name = "16|32|64|128", default_value_t = 32, value_parser = block)]
-    pub block: usize,
+    /// ONNX: weights that share a scale [default: 32]
+    #[arg(long, value_name = "16|32|64|128", value_parser = block)]
+    pub block: Option<usize>,
     /// ONNX: no zero points
     #[arg(long)]
     pub symmetric: bool,

@@ -2,7 +2,7 @@ use crate::cli::{Convert, Dtype};
 use crate::output::bytes;
 use crate::pipeline::genai::{self, write_folder};
 use crate::pipeline::write::{Written, as_float, nearest, write_gguf, write_safetensors};
-use crate::pipeline::write_onnx::{nearest_blocks, write_onnx};
+use crate::pipeline::write_onnx::{nearest_blocks, onnx_alone, write_onnx};
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::path::Path;
@@ -15,6 +15,9 @@ pub fn run(args: &Convert) -> Result<Outcome> {
     let read = model.bytes()?;
     let output = genai::output(args.output.as_ref(), args.genai.as_ref())?;
     let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if extension != "onnx" {
+        onnx_alone(&[("--pure-onnx", args.pure_onnx)])?;
+    }
     let choose = |spec: &TensorSpec| chosen(args.dtype, &model, spec);
     let Written { bytes: written, seconds } = match extension {
         "gguf" => write_gguf(&model, &output, "convert", choose, nearest)?,

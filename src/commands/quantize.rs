@@ -7,6 +7,7 @@ use crate::pipeline::quantize::{Plan, Rule};
 use crate::pipeline::quantize_onnx::{OnnxPlan, Wish, stored_as};
 use crate::pipeline::rounding::Calibrated;
 use crate::pipeline::write::Written;
+use crate::pipeline::write_onnx::onnx_alone;
 use crate::source::OpenModel;
 use crate::{Outcome, Result};
 use std::path::Path;
@@ -23,6 +24,7 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     if args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
         return run_onnx(args);
     }
+    onnx_alone(&[("--block", args.block.is_some()), ("--symmetric", args.symmetric), ("--pure-onnx", args.pure_onnx)])?;
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
@@ -62,7 +64,7 @@ fn run_onnx(args: &Quantize) -> Result<Outcome> {
         return Err("--target-bpw: expected a .gguf to write; for .onnx give --to int8 or int4".into());
     };
     let output = genai::output(args.output.as_ref(), args.genai.as_ref())?;
-    let wish = Wish { recipe, block: args.block, symmetric: args.symmetric, rules: &rules };
+    let wish = Wish { recipe, block: args.block.unwrap_or(32), symmetric: args.symmetric, rules: &rules };
     let plan = OnnxPlan::new(&model, &wish)?;
     plan.notes.iter().for_each(|line| note(line.clone()));
     if args.dry_run {

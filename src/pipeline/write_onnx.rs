@@ -13,6 +13,14 @@ use tamborim_converters::onnx::{Numbers, OnnxWriter, Options, Part, Storage, Sto
 use tamborim_model::TensorSpec;
 use tamborim_quant::{NBits, NBitsMatrix, Tensor};
 
+/// Refuses options that say something about ONNX where no such file is written: name, and whether it was given.
+pub fn onnx_alone(options: &[(&str, bool)]) -> Result<()> {
+    match options.iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(format!("{name}: expected an .onnx file to write").into()),
+        None => Ok(()),
+    }
+}
+
 /// Writes `model` as ONNX, each linear map stored as `choose` says; `encode` puts numbers into blocks. The files appear whole
 /// or not at all.
 pub fn write_onnx(

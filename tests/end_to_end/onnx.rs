@@ -252,16 +252,24 @@ fn a_tokenizer_that_genai_cannot_run_is_left_out() {
 #[test]
 fn requests_that_onnx_cannot_meet_are_one_line() {
     let dir = temp();
-    let output = dir.path().join("x.onnx");
-    let refuse = |options: &[&str]| {
-        let demo = demo_model();
-        let args = [OsStr::new("quantize"), demo.as_os_str(), OsStr::new("-o"), output.as_os_str()];
+    let refuse = |command: &str, output: &str, options: &[&str]| {
+        let (demo, output) = (demo_model(), dir.path().join(output));
+        let args = [OsStr::new(command), demo.as_os_str(), OsStr::new("-o"), output.as_os_str()];
         Tamborim::new(args.into_iter().chain(options.iter().map(OsStr::new))).run().fails()
     };
-    assert!(refuse(&["--to", "q4_k"]).contains("expected int8, int4, f32, f16 or bf16"));
-    assert!(refuse(&["--to", "int4", "--block", "48"]).contains("expected 16, 32, 64 or 128"));
-    assert!(refuse(&["--target-bpw", "5"]).contains("expected a .gguf"));
-    assert!(refuse(&["--to", "int4", "--rule", "nothing_here=int8"]).contains("--rule nothing_here"));
+    for (options, expected) in [
+        (&["--to", "q4_k"][..], "expected int8, int4, f32, f16 or bf16"),
+        (&["--to", "int4", "--block", "48"], "expected 16, 32, 64 or 128"),
+        (&["--target-bpw", "5"], "expected a .gguf"),
+        (&["--to", "int4", "--rule", "nothing_here=int8"], "--rule nothing_here"),
+    ] {
+        assert!(refuse("quantize", "x.onnx", options).contains(expected), "{expected}");
+    }
+    for option in [&["--pure-onnx"][..], &["--symmetric"], &["--block", "64"]] {
+        let message = refuse("quantize", "x.gguf", &[&["--to", "int4"], option].concat());
+        assert!(message.contains(&format!("{}: expected an .onnx file", option[0])), "{message}");
+    }
+    assert!(refuse("convert", "x.gguf", &["--pure-onnx"]).contains("--pure-onnx: expected an .onnx file"));
     assert!(std::fs::read_dir(dir.path()).expect("the folder").next().is_none(), "nothing is left behind");
 }
 
