@@ -58,7 +58,7 @@ impl<B: Backend> Keeper<B> for Latest {
     }
 }
 
-/// A backend whose linear maps are watched: a [`Keeper`] has something of each distinct input. Every backend can be observed.
+/// A backend whose linear maps are watched: a keeper has something of each distinct input. Every backend can be observed.
 pub struct Observed<B: Backend, K: Keeper<B> = SecondMoments> {
     inner: B,
     keeper: K,
