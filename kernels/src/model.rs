@@ -245,13 +245,8 @@ impl<'a, B: Backend> Model<'a, B> {
         Ok(())
     }
 
-    /// Every token is one that the model knows.
     fn check(&self, tokens: &[u32], state: &State<B>) -> Result<()> {
-        let vocab_size = self.plan.padded_vocab_size;
-        match tokens.iter().position(|t| *t as usize >= vocab_size) {
-            Some(i) => Err(Error::Token { token: tokens[i], position: state.position + i as u64, vocab_size }),
-            None => Ok(()),
-        }
+        check_tokens(self.plan, tokens, state.position)
     }
 
     /// Makes room for so many tokens more.
@@ -324,6 +319,15 @@ impl<'a, B: Backend> Model<'a, B> {
             self.branches[i].forward(self.backend, i, r, place, memory, states)?;
         }
         Ok(())
+    }
+}
+
+/// Every token, of which the first is at `position`, is one that the model knows.
+fn check_tokens(plan: &Plan, tokens: &[u32], position: u64) -> Result<()> {
+    let vocab_size = plan.padded_vocab_size;
+    match tokens.iter().position(|t| *t as usize >= vocab_size) {
+        Some(i) => Err(Error::Token { token: tokens[i], position: position + i as u64, vocab_size }),
+        None => Ok(()),
     }
 }
 

@@ -41,8 +41,7 @@ impl Rounded for Tensor<'static> {
 
 impl Rounded for NBitsMatrix<'static> {
     fn to_tensor(&self) -> Result<Tensor<'static>> {
-        let bytes = bytemuck::cast_slice(&self.to_f32()).to_vec();
-        Ok(Tensor { format: tamborim_quant::Format::F32, shape: vec![self.rows, self.cols], bytes: bytes.into() })
+        Ok(self.decoded())
     }
 }
 

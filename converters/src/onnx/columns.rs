@@ -28,9 +28,9 @@ fn sign(grid: NBits) -> u8 {
 }
 
 pub fn codes(matrix: &NBitsMatrix<'_>) -> Vec<u8> {
-    let mut elements = unpack(&matrix.codes, matrix.grid.bits(), matrix.rows, matrix.cols);
+    let mut elements = unpack(matrix.grid, &matrix.codes, matrix.rows, matrix.cols);
     elements.iter_mut().for_each(|code| *code ^= sign(matrix.grid));
-    pack(&turn_bytes(&elements, matrix.rows, matrix.cols), matrix.grid.bits())
+    pack(matrix.grid, &turn_bytes(&elements, matrix.rows, matrix.cols))
 }
 
 pub fn scales(matrix: &NBitsMatrix<'_>) -> Vec<u8> {
@@ -38,8 +38,9 @@ pub fn scales(matrix: &NBitsMatrix<'_>) -> Vec<u8> {
 }
 
 pub fn zero_points(matrix: &NBitsMatrix<'_>) -> Vec<u8> {
-    let (bits, blocks) = (matrix.grid.bits(), matrix.grid.blocks(matrix.cols));
-    pack(&turn_bytes(&unpack(&matrix.zero_points, bits, matrix.rows, blocks), matrix.rows, blocks), bits)
+    let blocks = matrix.grid.blocks(matrix.cols);
+    let elements = unpack(matrix.grid, &matrix.zero_points, matrix.rows, blocks);
+    pack(matrix.grid, &turn_bytes(&elements, matrix.rows, blocks))
 }
 
 /// The inverse of all three: a matrix of (outputs, inputs).
@@ -50,14 +51,14 @@ pub fn matrix(
     scales: &Tensor<'_>,
     zero_points: &[u8],
 ) -> Result<NBitsMatrix<'static>> {
-    let (bits, blocks) = (grid.bits(), grid.blocks(cols));
+    let blocks = grid.blocks(cols);
     let rows_first = |packed: &[u8], n: usize, sign: u8, bytes: usize| {
-        let mut elements = turn_bytes(&unpack(packed, bits, 1, n * rows), n, rows);
+        let mut elements = turn_bytes(&unpack(grid, packed, 1, n * rows), n, rows);
         elements.iter_mut().for_each(|code| *code ^= sign);
         // Rows are packed one by one, and padded.
         let mut out = Vec::with_capacity(rows * bytes);
         for row in elements.chunks_exact(n) {
-            out.extend(pack(row, bits));
+            grid.pack(row.iter().copied(), &mut out);
             out.resize(out.len().next_multiple_of(bytes), 0);
         }
         out
@@ -72,21 +73,13 @@ pub fn matrix(
 }
 
 /// `n` elements of each row, one in a byte. Rows are whole bytes, of equal number.
-fn unpack(packed: &[u8], bits: u8, rows: usize, n: usize) -> Vec<u8> {
+fn unpack(grid: NBits, packed: &[u8], rows: usize, n: usize) -> Vec<u8> {
     let row_bytes = packed.len() / rows.max(1);
-    let mut out = Vec::with_capacity(rows * n);
-    for row in packed.chunks_exact(row_bytes.max(1)) {
-        match bits {
-            4 => out.extend(row.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(n)),
-            _ => out.extend(&row[..n]),
-        }
-    }
-    out
+    packed.chunks_exact(row_bytes.max(1)).flat_map(|row| (0..n).map(|j| grid.code(row, j))).collect()
 }
 
-fn pack(elements: &[u8], bits: u8) -> Vec<u8> {
-    match bits {
-        4 => elements.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4)).collect(),
-        _ => elements.to_vec(),
-    }
+fn pack(grid: NBits, elements: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    grid.pack(elements.iter().copied(), &mut out);
+    out
 }

@@ -194,13 +194,13 @@ impl OnnxModel {
             }
             Found::Blocks(mut matrix) => {
                 matrix.scales = self.finite(&format!("{}{SCALES}", spec.name), matrix.scales)?;
-                (Format::F32, Cow::Owned(bytemuck::cast_slice(&matrix.to_f32()).to_vec()))
+                (Format::F32, matrix.decoded().bytes)
             }
             Found::Columns(InColumns { grid, extent, codes, scales, zero_points }) => {
                 let scales = self.finite(&format!("{}{SCALES}", spec.name), scales)?;
                 let matrix = columns::matrix(grid, extent, codes, &scales, zero_points)
                     .map_err(|e| self.wrong(&spec.name, "blocks of DequantizeLinear", &e.to_string()))?;
-                (Format::F32, Cow::Owned(bytemuck::cast_slice(&matrix.to_f32()).to_vec()))
+                (Format::F32, matrix.decoded().bytes)
             }
         };
         Ok(Tensor { format, shape: spec.shape.clone(), bytes })

@@ -1,11 +1,11 @@
 //! A model beside what becomes of it while its branches are quantized one after the other: how the second falls short of the
 //! first, on the same text, in front of every branch.
 
-use super::{Ends, LoadedBranch, Tensors, branches_of};
+use super::{Ends, LoadedBranch, Tensors, branches_of, check_tokens};
+use crate::Result;
 use crate::backend::Backend;
 use crate::mixers::MixerState;
 use crate::observe::{Input, Latest, Observed};
-use crate::{Error, Result};
 use tamborim_quant::{Moments, Sums, TensorSource};
 
 /// Two residual streams: of a model, and of the same as far as it is quantized.
@@ -54,7 +54,7 @@ impl<'a, B: Backend> Succession<'a, B> {
     /// embedding is read.
     ///
     /// # Errors
-    /// [`Error::Token`]; [`Error::Source`] where a tensor cannot be read; those of the device.
+    /// [`crate::Error::Token`]; [`crate::Error::Source`] where a tensor cannot be read; those of the device.
     pub fn new(
         backend: B,
         source: &'a dyn TensorSource,
@@ -62,10 +62,7 @@ impl<'a, B: Backend> Succession<'a, B> {
         windows: &[&[u32]],
     ) -> Result<Succession<'a, B>> {
         let (backend, plan) = (Observed::latest(backend), source.plan());
-        let vocab_size = plan.padded_vocab_size;
-        if let Some((i, token)) = windows.concat().iter().enumerate().find(|(_, t)| **t as usize >= vocab_size) {
-            return Err(Error::Token { token: *token, position: i as u64, vocab_size });
-        }
+        windows.iter().try_for_each(|window| check_tokens(plan, window, 0))?;
         let own = Ends::load(plan, &Tensors::of(source, &backend))?;
         let ends = Ends::load(plan, &Tensors::of(quantized, &backend))?;
         let mut place = None;

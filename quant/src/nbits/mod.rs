@@ -96,6 +96,29 @@ impl NBits {
             _ => Float::F32,
         }
     }
+
+    /// Number `j` of packed codes or zero points: of 4 bits the even ones are low nibbles.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub fn code(self, packed: &[u8], j: usize) -> u8 {
+        match self.bits {
+            8 => packed[j],
+            _ => packed[j / 2] >> (4 * (j % 2)) & 15,
+        }
+    }
+
+    /// Packs codes or zero points behind what is in `out`; an odd one leaves the last high nibble zero.
+    pub fn pack(self, numbers: impl Iterator<Item = u8>, out: &mut Vec<u8>) {
+        let first = out.len();
+        for (j, number) in numbers.enumerate() {
+            match (self.bits, j % 2) {
+                (4, 1) => out[first + j / 2] |= number << 4,
+                _ => out.push(number),
+            }
+        }
+    }
 }
 
 impl fmt::Display for NBits {
@@ -164,17 +187,23 @@ impl<'a> NBitsMatrix<'a> {
                 let (at, zero) = (row * blocks + b, self.zero_point(row, b));
                 let codes = &self.codes[at * block_bytes..][..block_bytes];
                 for (j, x) in out.iter_mut().enumerate() {
-                    *x = f32::from(i16::from(code(codes, grid.bits, j)) - i16::from(zero)) * scales[at];
+                    *x = f32::from(i16::from(grid.code(codes, j)) - i16::from(zero)) * scales[at];
                 }
             }
         });
         out
     }
 
+    /// The same as a tensor of float32.
+    pub fn decoded(&self) -> Tensor<'static> {
+        let bytes = bytemuck::cast_slice(&self.to_f32()).to_vec();
+        Tensor { format: Format::F32, shape: vec![self.rows, self.cols], bytes: bytes.into() }
+    }
+
     fn zero_point(&self, row: usize, block: usize) -> u8 {
         match self.grid.zero_point_bytes(self.cols) {
             0 => self.grid.middle(),
-            bytes => code(&self.zero_points[row * bytes..][..bytes], self.grid.bits, block),
+            bytes => self.grid.code(&self.zero_points[row * bytes..][..bytes], block),
         }
     }
 }
@@ -241,35 +270,16 @@ impl NBitsMatrix<'static> {
             let stored = |level: &u8| (*level as i8 as i16 + i16::from(grid.middle())) as u8;
             for (scale, _, levels) in parts() {
                 scales.push(scale);
-                pack(levels.iter().map(stored), grid.bits, &mut codes);
+                grid.pack(levels.iter().map(stored), &mut codes);
             }
             if grid.zero_points {
-                pack(parts().map(|(_, zero, _)| stored(&zero)), grid.bits, &mut zero_points);
+                grid.pack(parts().map(|(_, zero, _)| stored(&zero)), &mut zero_points);
             }
         }
         let mut bytes = vec![0; scales.len() * grid.scales.block_bytes()];
         grid.scales.encode(&scales, None, &mut bytes);
         let scales = Tensor { format: grid.scales, shape: vec![rows, per_row], bytes: bytes.into() };
         NBitsMatrix { grid, rows, cols, codes: codes.into(), scales, zero_points: zero_points.into() }
-    }
-}
-
-/// Number `j` of packed ones.
-fn code(packed: &[u8], bits: u8, j: usize) -> u8 {
-    match bits {
-        8 => packed[j],
-        _ => packed[j / 2] >> (4 * (j % 2)) & 15,
-    }
-}
-
-/// Packs numbers; an odd one leaves the last high nibble zero.
-fn pack(numbers: impl Iterator<Item = u8>, bits: u8, out: &mut Vec<u8>) {
-    let first = out.len();
-    for (j, number) in numbers.enumerate() {
-        match (bits, j % 2) {
-            (4, 1) => out[first + j / 2] |= number << 4,
-            _ => out.push(number),
-        }
     }
 }
 
