@@ -78,6 +78,14 @@ impl<const N: usize> Vector for Lanes<N> {
     fn abs(self) -> Self {
         self.map(f32::abs)
     }
+
+    #[inline(always)]
+    fn mul_add(mut self, factor: Self, sum: Self) -> Self {
+        for l in 0..N {
+            self.0[l] = self.0[l].mul_add(factor.0[l], sum.0[l]);
+        }
+        self
+    }
 }
 
 impl<const N: usize> Lanes<N> {

@@ -2,7 +2,8 @@
 //!
 //! A body is a plain `#[inline(always)]` function without intrinsics. [`dispatch!`] wraps it in functions that differ only
 //! in what the compiler may emit, so the plain one is the oracle of the others. They agree bit for bit because Rust never
-//! reassociates or contracts float arithmetic: bodies say their own order of summation and never call `mul_add`.
+//! reassociates or contracts float arithmetic: bodies say their own order of summation, and `mul_add` where they want it
+//! fused, which takes long where there is no instruction for it.
 
 /// An instruction set that this machine was seen to have: holding one is what makes calling a wide variant sound.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

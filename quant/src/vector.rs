@@ -28,6 +28,9 @@ pub(crate) trait Vector:
 
     fn abs(self) -> Self;
 
+    /// `self * factor + sum`, rounded once.
+    fn mul_add(self, factor: Self, sum: Self) -> Self;
+
     fn map(self, f: impl Fn(f32) -> f32) -> Self;
 
     #[inline(always)]
@@ -70,12 +73,55 @@ pub(crate) trait Vector:
 
 /// Sixteen of them: a register of AVX-512, two of AVX2.
 pub(crate) trait Sixteen: Vector {
+    /// How many of them the registers hold.
+    const REGISTERS: usize;
+
+    /// As wide, in float64.
+    type Eight: Eight;
+
     fn load(x: &[f32; SIXTEEN]) -> Self;
 
     fn store(self) -> [f32; SIXTEEN];
 }
 
+/// Eight float64: a register of AVX-512, two of AVX2.
+pub(crate) trait Eight: Copy {
+    fn load(x: &[f64; 8]) -> Self;
+
+    fn store(self) -> [f64; 8];
+
+    fn splat(x: f64) -> Self;
+
+    /// `self * factor + sum`, rounded once.
+    fn mul_add(self, factor: Self, sum: Self) -> Self;
+}
+
+impl Eight for [f64; 8] {
+    #[inline(always)]
+    fn load(x: &[f64; 8]) -> Self {
+        *x
+    }
+
+    #[inline(always)]
+    fn store(self) -> [f64; 8] {
+        self
+    }
+
+    #[inline(always)]
+    fn splat(x: f64) -> Self {
+        [x; 8]
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        std::array::from_fn(|l| self[l].mul_add(factor[l], sum[l]))
+    }
+}
+
 impl Sixteen for Lanes<SIXTEEN> {
+    const REGISTERS: usize = 4;
+    type Eight = [f64; 8];
+
     #[inline(always)]
     fn load(x: &[f32; SIXTEEN]) -> Self {
         Lanes(*x)

@@ -1,9 +1,10 @@
-//! Sixteen numbers in registers.
+//! Sixteen numbers in registers, or eight of float64.
 //!
-//! Every operation is the one that [`Lanes`](crate::lanes::Lanes) writes out, rounded the same; none is fused. They are
-//! inlined into functions compiled for the instruction set, which only run where it is there (`simd.rs`).
+//! Every operation is the one that [`Lanes`](crate::lanes::Lanes) writes out, rounded the same: fused where that says
+//! `mul_add`, and nowhere else. They are inlined into functions compiled for the instruction set, which only run where it
+//! is there (`simd.rs`).
 
-use crate::vector::{SIXTEEN, Sixteen, Vector};
+use crate::vector::{Eight, SIXTEEN, Sixteen, Vector};
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -14,6 +15,14 @@ pub(crate) struct Avx512(__m512);
 /// Two registers. Values are made in functions that [`Level`](crate::simd::Level) guards only.
 #[derive(Copy, Clone)]
 pub(crate) struct Avx2(__m256, __m256);
+
+/// One register. Values are made in functions that [`Level`](crate::simd::Level) guards only.
+#[derive(Copy, Clone)]
+pub(crate) struct Avx512Doubles(__m512d);
+
+/// Two registers. Values are made in functions that [`Level`](crate::simd::Level) guards only.
+#[derive(Copy, Clone)]
+pub(crate) struct Avx2Doubles(__m256d, __m256d);
 
 macro_rules! operators {
     ($($trait:ident $method:ident $wide:ident $half:ident),*) => {$(
@@ -74,12 +83,21 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: see the type.
+        Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, sum.0) })
+    }
+
+    #[inline(always)]
     fn map(self, f: impl Fn(f32) -> f32) -> Self {
         Self::load(&self.store().map(f))
     }
 }
 
 impl Sixteen for Avx512 {
+    const REGISTERS: usize = 32;
+    type Eight = Avx512Doubles;
+
     #[inline(always)]
     fn load(x: &[f32; SIXTEEN]) -> Self {
         // SAFETY: see the type; the pointer is to sixteen numbers.
@@ -136,12 +154,21 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: see the type.
+        unsafe { Avx2(_mm256_fmadd_ps(self.0, factor.0, sum.0), _mm256_fmadd_ps(self.1, factor.1, sum.1)) }
+    }
+
+    #[inline(always)]
     fn map(self, f: impl Fn(f32) -> f32) -> Self {
         Self::load(&self.store().map(f))
     }
 }
 
 impl Sixteen for Avx2 {
+    const REGISTERS: usize = 8;
+    type Eight = Avx2Doubles;
+
     #[inline(always)]
     fn load(x: &[f32; SIXTEEN]) -> Self {
         let (low, high) = x.split_at(SIXTEEN / 2);
@@ -159,5 +186,67 @@ impl Sixteen for Avx2 {
             _mm256_storeu_ps(high.as_mut_ptr(), self.1);
         }
         x
+    }
+}
+
+impl Eight for Avx512Doubles {
+    #[inline(always)]
+    fn load(x: &[f64; 8]) -> Self {
+        // SAFETY: see the type; the pointer is to eight numbers.
+        Avx512Doubles(unsafe { _mm512_loadu_pd(x.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self) -> [f64; 8] {
+        let mut x = [0.0; 8];
+        // SAFETY: see the type; the pointer is to eight numbers.
+        unsafe { _mm512_storeu_pd(x.as_mut_ptr(), self.0) };
+        x
+    }
+
+    #[inline(always)]
+    fn splat(x: f64) -> Self {
+        // SAFETY: see the type.
+        Avx512Doubles(unsafe { _mm512_set1_pd(x) })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: see the type.
+        Avx512Doubles(unsafe { _mm512_fmadd_pd(self.0, factor.0, sum.0) })
+    }
+}
+
+impl Eight for Avx2Doubles {
+    #[inline(always)]
+    fn load(x: &[f64; 8]) -> Self {
+        let (low, high) = x.split_at(4);
+        // SAFETY: see the type; the pointers are to four numbers each.
+        unsafe { Avx2Doubles(_mm256_loadu_pd(low.as_ptr()), _mm256_loadu_pd(high.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn store(self) -> [f64; 8] {
+        let mut x = [0.0; 8];
+        let (low, high) = x.split_at_mut(4);
+        // SAFETY: see the type; the pointers are to four numbers each.
+        unsafe {
+            _mm256_storeu_pd(low.as_mut_ptr(), self.0);
+            _mm256_storeu_pd(high.as_mut_ptr(), self.1);
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn splat(x: f64) -> Self {
+        // SAFETY: see the type.
+        let half = unsafe { _mm256_set1_pd(x) };
+        Avx2Doubles(half, half)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: see the type.
+        unsafe { Avx2Doubles(_mm256_fmadd_pd(self.0, factor.0, sum.0), _mm256_fmadd_pd(self.1, factor.1, sum.1)) }
     }
 }

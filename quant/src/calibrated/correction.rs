@@ -5,16 +5,15 @@
 //! arXiv 2504.02692 derives rounding from the same aim).
 
 use super::Hessian;
-use super::group::gather;
+use super::factor::{Part, inverse_of_upper};
+use super::product::{Column, ROWS, SETS, add_product, load, store};
 use crate::simd::{Level, dispatch};
-use crate::vector::{SIXTEEN, Sixteen};
+use crate::vector::Sixteen;
 use crate::{Error, Result};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// A number of each of sixteen rows.
-type Lanes = [f32; SIXTEEN];
-
-/// Columns of a product that are made together.
+/// Columns that are made together.
 const COLUMNS: usize = 32;
 
 /// What a map lacks in the quantized model, as means over tokens; of q, the map's input there, it has all the channels.
@@ -54,16 +53,9 @@ impl Hessian {
         let mut solved: Vec<f32> = means.par_iter().map(|x| *x as f32).collect();
         let mut first = 0;
         for part in self.parts() {
-            let n = part.width();
-            let upper: Vec<f32> = part.upper().par_iter().map(|x| *x as f32).collect();
-            solved.par_chunks_mut(SIXTEEN * width).for_each(|rows| {
-                let mut lanes = across(rows.chunks_exact(width).map(|row| &row[first..][..n]), n);
-                substitute(Level::best(), &upper, &mut lanes);
-                for (l, row) in rows.chunks_exact_mut(width).enumerate() {
-                    row[first..][..n].iter_mut().zip(&lanes).for_each(|(x, lane)| *x = lane[l]);
-                }
-            });
-            first += n;
+            let (blocks, columns) = (Block::all(part), first..first + part.width());
+            solved.par_chunks_mut(ROWS * width).for_each(|rows| solve(Level::best(), rows, width, &columns, &blocks));
+            first = columns.end;
         }
         Ok(match lack {
             Lack::Input(_) => Correction::OfInput(solved),
@@ -95,81 +87,97 @@ impl Correction {
             (0..width * COLUMNS).map(cell).collect()
         };
         let panels: Vec<Vec<f32>> = (0..width).into_par_iter().step_by(COLUMNS).map(panel).collect();
-        corrected.par_chunks_mut(SIXTEEN * width).for_each(|rows| {
-            let lanes = across(rows.chunks_exact(width), width);
-            for (panel, first) in panels.iter().zip((0..width).step_by(COLUMNS)) {
-                let mut added = [[0.0; SIXTEEN]; COLUMNS];
-                multiply(Level::best(), &lanes, panel, &mut added);
-                for (l, row) in rows.chunks_exact_mut(width).enumerate() {
-                    row[first..].iter_mut().zip(&added).for_each(|(w, added)| *w += share * added[l]);
-                }
-            }
-        });
+        corrected
+            .par_chunks_mut(ROWS * width)
+            .for_each(|rows| add_multiplied(Level::best(), rows, width, &panels, share));
         Ok(corrected)
     }
 }
 
-/// Up to sixteen rows side by side, column after column.
-fn across<'r>(rows: impl Iterator<Item = &'r [f32]>, columns: usize) -> Vec<Lanes> {
-    let mut lanes = vec![[0.0; SIXTEEN]; columns];
-    for (l, row) in rows.enumerate() {
-        lanes.iter_mut().zip(row).for_each(|(lane, x)| lane[l] = *x);
-    }
-    lanes
-}
+dispatch!(
+    fn add_multiplied = add_multiplied_body::<Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], share: f32)
+);
 
-dispatch!(fn substitute = substitute_body::<Sixteen>(r: &[f32], x: &mut [Lanes]));
-
-/// `x (R R^T)^-1` of an upper triangular R (x.len(), x.len()).
+/// To up to [`ROWS`] rows (.., width) `share` times what panels (width, COLUMNS) of a matrix make of them.
 #[inline(always)]
-fn substitute_body<V: Sixteen>(r: &[f32], x: &mut [Lanes]) {
-    let n = x.len();
-    // y R^T = x, from the last column.
-    for i in (0..n).rev() {
-        let row = &r[i * n..][..n];
-        // Four chains of additions, or each would wait for the one before.
-        let mut sums = [V::zero(); 4];
-        let ((r, r_rest), (y, y_rest)) = (row[i + 1..].as_chunks::<4>(), x[i + 1..].as_chunks::<4>());
-        for (r, y) in r.iter().zip(y) {
-            for c in 0..4 {
-                sums[c] = sums[c] + V::load(&y[c]) * V::splat(r[c]);
+fn add_multiplied_body<V: Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], share: f32) {
+    let x = load::<V>(rows, width, 0..width);
+    let share = V::splat(share);
+    for (panel, first) in panels.iter().zip((0..width).step_by(COLUMNS)) {
+        let mut sums = [[V::zero(); SETS]; COLUMNS];
+        add_product(&x, panel, &mut sums);
+        for (sums, x) in sums.iter_mut().zip(&x[first..]) {
+            for s in 0..SETS {
+                sums[s] = sums[s].mul_add(share, x[s]);
             }
         }
-        for (r, y) in r_rest.iter().zip(y_rest) {
-            sums[0] = sums[0] + V::load(y) * V::splat(*r);
-        }
-        let left = V::load(&x[i]) - ((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        x[i] = (left * V::splat(1.0 / row[i])).store();
-    }
-    // z R = y, from the first.
-    for i in 0..n {
-        let row = &r[i * n..][..n];
-        let z = V::load(&x[i]) * V::splat(1.0 / row[i]);
-        x[i] = z.store();
-        for (r, x) in row[i + 1..].iter().zip(&mut x[i + 1..]) {
-            *x = (V::load(x) - z * V::splat(*r)).store();
-        }
+        store(&sums, rows, width, first..width.min(first + COLUMNS));
     }
 }
 
-dispatch!(fn multiply = multiply_body::<Sixteen>(rows: &[Lanes], panel: &[f32], out: &mut [Lanes; COLUMNS]));
+/// Some columns of R, upper triangular, in the forms that a substitution wants; ones on the diagonal behind it.
+struct Block {
+    /// -R[above the block, block]: (first column of the block, COLUMNS).
+    before: Vec<f32>,
+    /// The transpose of -R[block, beyond the block]: (columns beyond the block, COLUMNS).
+    beyond: Vec<f32>,
+    /// R[block, block]^-1 and its transpose: (COLUMNS, COLUMNS).
+    inverse: [Vec<f32>; 2],
+}
 
-/// `rows M` of M (rows.len(), COLUMNS).
+impl Block {
+    fn all(part: &Part) -> Vec<Block> {
+        let (n, r) = (part.width(), part.upper());
+        let at = |i: usize, j: usize| if i < n && j < n { r[i * n + j] } else { f64::from(u8::from(i == j)) };
+        let padded = n.next_multiple_of(COLUMNS);
+        let block = |first: usize| {
+            let last = first + COLUMNS;
+            let own: Vec<f64> = (0..COLUMNS * COLUMNS).map(|k| at(first + k / COLUMNS, first + k % COLUMNS)).collect();
+            let own = inverse_of_upper(&own, COLUMNS);
+            let cells = |rows: Range<usize>, of: &dyn Fn(usize, usize) -> f64| {
+                rows.flat_map(|k| (first..last).map(move |c| (k, c))).map(|(k, c)| of(k, c) as f32).collect()
+            };
+            Block {
+                before: cells(0..first, &|k, c| -at(k, c)),
+                beyond: cells(last..padded, &|k, c| -at(c, k)),
+                inverse: [
+                    cells(first..last, &|k, c| own[(k - first) * COLUMNS + c - first]),
+                    cells(first..last, &|k, c| own[(c - first) * COLUMNS + k - first]),
+                ],
+            }
+        };
+        (0..n).into_par_iter().step_by(COLUMNS).map(block).collect()
+    }
+}
+
+dispatch!(
+    fn solve = solve_body::<Sixteen>(rows: &mut [f32], width: usize, columns: &Range<usize>, blocks: &[Block])
+);
+
+/// `X (R R^T)^-1` for some columns X of up to [`ROWS`] rows (.., width), in their place.
 #[inline(always)]
-fn multiply_body<V: Sixteen>(rows: &[Lanes], panel: &[f32], out: &mut [Lanes; COLUMNS]) {
-    const ROWS: usize = 64;
-    let mut sums = [V::zero(); COLUMNS];
-    let mut some = [V::zero(); ROWS];
-    for (rows, panel) in rows.chunks(ROWS).zip(panel.chunks(ROWS * COLUMNS)) {
-        for (x, row) in some.iter_mut().zip(rows) {
-            *x = V::load(row);
-        }
-        let products = gather::<V, COLUMNS>(&some[..rows.len()], panel);
-        for (sum, product) in sums.iter_mut().zip(products) {
-            *sum = *sum + product;
-        }
+fn solve_body<V: Sixteen>(rows: &mut [f32], width: usize, columns: &Range<usize>, blocks: &[Block]) {
+    let mut x: Vec<Column<V>> = load(rows, width, columns.clone());
+    x.resize(blocks.len() * COLUMNS, [V::zero(); SETS]);
+    // Y R^T = X, from the last columns.
+    for (b, block) in blocks.iter().enumerate().rev() {
+        let (rest, beyond) = x.split_at_mut((b + 1) * COLUMNS);
+        substitute(rest, beyond, &block.beyond, &block.inverse[1]);
     }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = sum.store();
+    // Z R = Y, from the first.
+    for (b, block) in blocks.iter().enumerate() {
+        let (before, rest) = x.split_at_mut(b * COLUMNS);
+        substitute(&mut rest[..COLUMNS], before, &block.before, &block.inverse[0]);
     }
+    store(&x, rows, width, columns.clone());
+}
+
+/// `(x + y M) inverse` for the last COLUMNS columns x.
+#[inline(always)]
+fn substitute<V: Sixteen>(x: &mut [Column<V>], y: &[Column<V>], m: &[f32], inverse: &[f32]) {
+    let Some(x) = x.last_chunk_mut::<COLUMNS>() else { unreachable!("whole blocks") };
+    add_product(y, m, x);
+    let left = *x;
+    *x = [[V::zero(); SETS]; COLUMNS];
+    add_product(&left, inverse, x);
 }

@@ -1,5 +1,6 @@
 //! Second moments as rounding needs them: damped, factored, cut into the columns of groups.
 
+use super::cholesky;
 use crate::Moments;
 use crate::simd::{Level, dispatch};
 use rayon::prelude::*;
@@ -13,8 +14,15 @@ const DAMPING: f64 = 0.01;
 /// The same for tied embeddings (measured: docs/quantization.md).
 const TIED_DAMPING: f64 = 0.5;
 
-/// Columns that the factorization finishes together.
-const STEP: usize = 64;
+/// What a pivot has at least, relative to the diagonal's mean: only of a matrix that is not quite positive definite are
+/// there smaller ones.
+const LEAST_PIVOT: f64 = 1e-9;
+
+/// Groups whose panels are filled together.
+const TOGETHER: usize = 8;
+
+/// Rows of a matrix that are filled together.
+const BAND: usize = 64;
 
 /// The curvature of a map's output error in its weights: `H = E[x x^T]`, damped; of wide inputs diagonal blocks.
 #[derive(Clone, Debug)]
@@ -54,8 +62,8 @@ impl Hessian {
         let part = |(n, lower): (usize, &[f64])| {
             let mut h = vec![0.0; n * n];
             let line = |i: usize| &lower[i * (i + 1) / 2..][..=i];
-            h.par_chunks_mut(STEP * n).enumerate().for_each(|(band, rows)| {
-                let (first, last) = (band * STEP, band * STEP + rows.len() / n);
+            h.par_chunks_mut(BAND * n).enumerate().for_each(|(band, rows)| {
+                let (first, last) = (band * BAND, band * BAND + rows.len() / n);
                 for (i, row) in (first..last).zip(rows.chunks_exact_mut(n)) {
                     row.iter_mut().zip(line(i)).for_each(|(h, sum)| *h = sum / tokens);
                     row[i] += added;
@@ -154,30 +162,17 @@ impl Part {
 
     fn factor(&self) -> Vec<f64> {
         let n = self.n;
-        // Cholesky of the matrix with its indices reversed.
-        let mut l = vec![0.0; n * n];
-        l.par_chunks_exact_mut(n).zip(self.h.par_rchunks_exact(n)).enumerate().for_each(|(i, (l, h))| {
+        // Cholesky of the matrix with its indices reversed, ones on the diagonal behind it.
+        let padded = cholesky::extent(n);
+        let mut l = vec![0.0; padded * padded];
+        l.par_chunks_exact_mut(padded).zip(self.h.par_rchunks_exact(n)).enumerate().for_each(|(i, (l, h))| {
             l[..=i].iter_mut().zip(h.iter().rev()).for_each(|(l, h)| *l = *h);
         });
-        let floor = (0..n).map(|i| l[i * (n + 1)]).sum::<f64>() / n as f64 * 1e-9;
-        for first in (0..n).step_by(STEP) {
-            let last = n.min(first + STEP);
-            let (done, below) = l.split_at_mut(last * n);
-            for i in first..last {
-                let (above, row) = done.split_at_mut(i * n);
-                for j in first..i {
-                    row[j] = (row[j] - dot(&row[..j], &above[j * n..][..j])) / above[j * n + j];
-                }
-                row[i] = (row[i] - dot(&row[..i], &row[..i])).max(floor).sqrt();
-            }
-            below.par_chunks_exact_mut(n).for_each(|row| {
-                for j in first..last {
-                    row[j] = (row[j] - dot(&row[..j], &done[j * n..][..j])) / done[j * n + j];
-                }
-            });
-        }
+        (n..padded).for_each(|i| l[i * (padded + 1)] = 1.0);
+        let mean = (0..n).map(|i| l[i * (padded + 1)]).sum::<f64>() / n as f64;
+        cholesky::factor(Level::best(), &mut l, padded, mean * LEAST_PIVOT);
         let mut r = vec![0.0; n * n];
-        r.par_chunks_exact_mut(n).zip(l.par_rchunks_exact(n)).enumerate().for_each(|(i, (r, l))| {
+        r.par_chunks_exact_mut(n).zip(l[..n * padded].par_rchunks_exact(padded)).enumerate().for_each(|(i, (r, l))| {
             r[i..].iter_mut().rev().zip(l).for_each(|(r, l)| *r = *l);
         });
         r
@@ -248,34 +243,49 @@ impl Square {
 impl Panels {
     pub(super) fn new(part: &Part, len: usize) -> Panels {
         let (n, r) = (part.n, part.upper());
-        let group = |first: usize| {
-            let columns = |m: &[f64], rows: usize| -> Vec<f32> {
-                (0..rows * len).map(|k| m[(k / len) * n + first + k % len] as f32).collect()
-            };
+        let pivots: Vec<f64> = (0..n).map(|j| 1.0 / r[j * (n + 1)]).collect();
+        let panel = |first: usize| {
             let own = (0..len * len).map(|k| part.h[(first + k / len) * n + first + k % len]).collect();
             let own = Part::new(len, own);
             let own_r = own.upper();
-            let mut before = columns(r, first);
-            for (k, x) in before.iter_mut().enumerate() {
-                let j = first + k % len;
-                *x = (f64::from(*x) / r[j * n + j]) as f32;
-            }
             GroupPanels {
-                h: columns(&part.h, n),
-                before,
+                h: Vec::with_capacity(n * len),
+                before: Vec::with_capacity(first * len),
                 feedback: Square::new(r, n, first, len),
                 refinement: Square::new(own_r, len, 0, len),
                 inverse: inverse(own_r, len),
             }
         };
-        Panels { groups: (0..n).into_par_iter().step_by(len).map(group).collect() }
+        let mut groups: Vec<GroupPanels> = (0..n).into_par_iter().step_by(len).map(panel).collect();
+        // Several groups a row: what lies beside each other is read together.
+        groups.par_chunks_mut(TOGETHER).enumerate().for_each(|(i, groups)| {
+            let first = i * TOGETHER * len;
+            for (row, (h, r)) in part.h.chunks_exact(n).zip(r.chunks_exact(n)).enumerate() {
+                for (group, first) in groups.iter_mut().zip((first..).step_by(len)) {
+                    let columns = first..first + len;
+                    group.h.extend(h[columns.clone()].iter().map(|x| *x as f32));
+                    if row < first {
+                        let scaled = r[columns.clone()].iter().zip(&pivots[columns]);
+                        group.before.extend(scaled.map(|(x, pivot)| (x * pivot) as f32));
+                    }
+                }
+            }
+        });
+        Panels { groups }
     }
 }
 
 /// `(R R^T)^-1` of an upper triangular R (n, n).
 fn inverse(r: &[f64], n: usize) -> Vec<f32> {
-    // Columns of R^-1, by substitution from below.
+    let inv = inverse_of_upper(r, n);
+    let product = |i: usize, j: usize| (0..n).map(|k| inv[k * n + i] * inv[k * n + j]).sum::<f64>() as f32;
+    (0..n * n).map(|k| product(k / n, k % n)).collect()
+}
+
+/// `R^-1` of an upper triangular R (n, n).
+pub(super) fn inverse_of_upper(r: &[f64], n: usize) -> Vec<f64> {
     let mut inv = vec![0.0; n * n];
+    // Columns by substitution from below.
     for j in 0..n {
         inv[j * n + j] = 1.0 / r[j * n + j];
         for i in (0..j).rev() {
@@ -283,6 +293,5 @@ fn inverse(r: &[f64], n: usize) -> Vec<f32> {
             inv[i * n + j] = -sum / r[i * n + i];
         }
     }
-    let product = |i: usize, j: usize| (0..n).map(|k| inv[k * n + i] * inv[k * n + j]).sum::<f64>() as f32;
-    (0..n * n).map(|k| product(k / n, k % n)).collect()
+    inv
 }

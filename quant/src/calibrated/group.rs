@@ -1,6 +1,7 @@
 //! The scale, minimum and codes of one group of columns, for sixteen rows at once.
 
 use super::factor::Square;
+use super::product::{Column, SETS, add_product};
 use crate::grid::{Factor, Grid};
 use crate::vector::Sixteen;
 
@@ -30,13 +31,10 @@ const SCALE_STEP: f32 = 0.015;
 /// What a step changes a float minimum by, relative to the scale.
 const MINIMUM_STEP: f32 = 0.25;
 
-/// Columns whose sums are taken together: as many additions as are under way at a time.
-const WIDTH: usize = 8;
-
 /// Finds, of the scales and minimums around the present ones, those whose codes have the least error, and the codes.
 ///
 /// Errors are against `target`; column j is rounded from `base[j]` plus what the errors of the columns before leave it.
-/// With `keep` the present numbers stay where nothing is better.
+/// The present numbers stay where nothing has an error below `least`.
 #[inline(always)]
 pub(super) fn search<V: Sixteen, const LEN: usize>(
     grid: &Grid,
@@ -45,7 +43,7 @@ pub(super) fn search<V: Sixteen, const LEN: usize>(
     base: &[V; LEN],
     square: &Square,
     present: &Group<V, LEN>,
-    keep: bool,
+    mut least: V,
 ) -> Group<V, LEN> {
     let steps = match grid.minimum {
         Factor::None => &WITHOUT,
@@ -64,7 +62,7 @@ pub(super) fn search<V: Sixteen, const LEN: usize>(
         for i in 0..j {
             let r = V::splat(square.r[i * LEN + j]);
             for c in 0..CANDIDATES {
-                x[c] = x[c] + e[i][c] * r;
+                x[c] = e[i][c].mul_add(r, x[c]);
             }
         }
         let weight = V::splat(square.weight[j]);
@@ -72,11 +70,10 @@ pub(super) fn search<V: Sixteen, const LEN: usize>(
             let q = scales[c] * grid.nearest(x[c] + minimums[c], inverses[c]) - minimums[c];
             e[j][c] = target[j] - q;
             let left = x[c] - q;
-            sums[c] = sums[c] + left * left * weight;
+            sums[c] = (left * weight).mul_add(left, sums[c]);
         }
     }
     let mut best = *present;
-    let mut least = if keep { error(target, base, square, &present.q) } else { V::splat(f32::INFINITY) };
     for c in 0..CANDIDATES {
         best.scale = V::if_less(sums[c], least, factors[c].0, best.scale);
         best.minimum = V::if_less(sums[c], least, factors[c].1, best.minimum);
@@ -102,58 +99,50 @@ fn moved<V: Sixteen, const LEN: usize>(grid: &Grid, from: &Group<V, LEN>, [ds, d
     (grid.scale.nearest(scale), grid.minimum.nearest(minimum))
 }
 
-/// The error of given numbers.
+/// The errors that numbers have by their differences from the target.
 #[inline(always)]
-fn error<V: Sixteen, const LEN: usize>(target: &[V; LEN], base: &[V; LEN], square: &Square, q: &[V; LEN]) -> V {
-    let left = gather::<V, LEN>(&std::array::from_fn::<V, LEN, _>(|i| target[i] - q[i]), &square.r);
-    let mut sum = V::zero();
+pub(super) fn errors<V: Sixteen, const LEN: usize>(differences: &[Column<V>; LEN], square: &Square) -> Column<V> {
+    let mut left = *differences;
+    add_product(differences, &square.r, &mut left);
+    let mut sums = [V::zero(); SETS];
     for j in 0..LEN {
-        let left = base[j] - q[j] + left[j];
-        sum = sum + left * left * V::splat(square.weight[j]);
+        for s in 0..SETS {
+            sums[s] = (left[j][s] * V::splat(square.weight[j])).mul_add(left[j][s], sums[s]);
+        }
     }
-    sum
+    sums
 }
 
 /// Moves codes one after the other to where the error is least, scales fixed. `h` is H_gg (LEN, LEN).
 #[inline(always)]
 pub(super) fn descend<V: Sixteen, const LEN: usize>(
     grid: &Grid,
-    [d, dmin]: [V; 2],
-    target: &[V; LEN],
+    blocks: [[V; 2]; SETS],
+    target: &[Column<V>; LEN],
     h: &[f32],
-    group: &mut Group<V, LEN>,
+    groups: &mut [Group<V, LEN>; SETS],
     sweeps: usize,
 ) {
-    let s = d * group.scale;
-    let m = grid.minimum_of(s, dmin, group.minimum);
-    let inverse = V::splat(1.0).div_or_zero(s);
-    let mut gradient = gather::<V, LEN>(&std::array::from_fn::<V, LEN, _>(|i| target[i] - group.q[i]), h);
+    let s: [V; SETS] = std::array::from_fn(|k| blocks[k][0] * groups[k].scale);
+    let m: [V; SETS] = std::array::from_fn(|k| grid.minimum_of(s[k], blocks[k][1], groups[k].minimum));
+    let inverse = s.map(|s| V::splat(1.0).div_or_zero(s));
+    let mut gradient = [[V::zero(); SETS]; LEN];
+    let differences =
+        std::array::from_fn::<Column<V>, LEN, _>(|j| std::array::from_fn(|k| target[j][k] - groups[k].q[j]));
+    add_product(&differences, h, &mut gradient);
     for _ in 0..sweeps {
         for j in 0..LEN {
             let h = &h[j * LEN..][..LEN];
-            let wanted = group.q[j] + gradient[j] * V::splat(1.0 / h[j]);
-            let q = s * grid.nearest(wanted + m, inverse) - m;
-            let change = q - group.q[j];
-            group.q[j] = q;
-            for i in 0..LEN {
-                gradient[i] = gradient[i] - change * V::splat(h[i]);
+            let step = V::splat(1.0 / h[j]);
+            for k in 0..SETS {
+                let wanted = gradient[j][k].mul_add(step, groups[k].q[j]);
+                let q = s[k] * grid.nearest(wanted + m[k], inverse[k]) - m[k];
+                let back = groups[k].q[j] - q;
+                groups[k].q[j] = q;
+                for i in 0..LEN {
+                    gradient[i][k] = back.mul_add(V::splat(h[i]), gradient[i][k]);
+                }
             }
         }
     }
-}
-
-/// `x M` of M (x.len(), LEN).
-#[inline(always)]
-pub(super) fn gather<V: Sixteen, const LEN: usize>(x: &[V], m: &[f32]) -> [V; LEN] {
-    let mut out = [V::zero(); LEN];
-    for part in 0..LEN / WIDTH {
-        let mut sums = [V::zero(); WIDTH];
-        for (x, m) in x.iter().zip(m.as_chunks::<LEN>().0) {
-            for j in 0..WIDTH {
-                sums[j] = sums[j] + *x * V::splat(m[part * WIDTH + j]);
-            }
-        }
-        out[part * WIDTH..][..WIDTH].copy_from_slice(&sums);
-    }
-    out
 }

@@ -1,18 +1,21 @@
 //! Calibrated rounding: codes and scales of small output error, `tr((W - Q) H (W - Q)^T)` where `H` is the second moment
 //! of the map's inputs.
 //!
-//! Rows of a matrix are independent given `H`; sixteen go side by side (`lanes.rs`). Two kinds of pass over the groups of
-//! a format's blocks share one step, the search of a group's scale, minimum and codes (`group.rs`):
+//! Rows of a matrix are independent given `H`; some go side by side, so that what is read of `H` serves them all
+//! (`product.rs`). Two kinds of pass over the groups of a format's blocks share one step, the search of a group's scale,
+//! minimum and codes (`group.rs`):
 //!
-//! 1. Error feedback. `H = R R^T` with R upper triangular (`factor.rs`): the error of output is `|(w - q) R|^2`, whose
-//!    component j knows only columns up to j. So each column takes in what the columns before it have left, as in LDLQ
-//!    (arXiv 2307.13304) and GPTQ (arXiv 2210.17323), which are the same.
+//! 1. Error feedback. `H = R R^T` with R upper triangular (`factor.rs`, `cholesky.rs`): the error of output is
+//!    `|(w - q) R|^2`, whose component j knows only columns up to j. So each column takes in what the columns before it
+//!    have left, as in LDLQ (arXiv 2307.13304) and GPTQ (arXiv 2210.17323), which are the same.
 //! 2. Refinement, repeated. With all other groups fixed, a group's best is near `q + H_gg^-1 g`, where g is the gradient:
 //!    it is searched for again around there and replaced if the error shrinks. Columns before then answer to those after.
 
+mod cholesky;
 mod correction;
 mod factor;
 mod group;
+mod product;
 mod rows;
 
 pub use correction::{Correction, Lack};
@@ -20,9 +23,9 @@ pub use factor::Hessian;
 
 use crate::grid::Grid;
 use crate::simd::Level;
-use crate::vector::SIXTEEN;
 use crate::{Error, Format, Result, Tensor};
 use factor::Panels;
+use product::ROWS;
 use rayon::prelude::*;
 use rows::Matrix;
 
@@ -92,8 +95,8 @@ pub(crate) fn round(blocks: &Blocks<'_>, values: &[f32], hessian: &Hessian, effo
         let panels = Panels::new(part, blocks.grid.group_len);
         let matrix = Matrix { blocks, panels: &panels, cols, first, passes: effort.passes };
         encoded
-            .par_chunks_mut(SIXTEEN * blocks.row_bytes)
-            .zip(values.par_chunks(SIXTEEN * cols))
+            .par_chunks_mut(ROWS * blocks.row_bytes)
+            .zip(values.par_chunks(ROWS * cols))
             .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
         first += part.width();
     }
@@ -122,7 +125,7 @@ mod tests {
             let start = Tensor::quantize(&values, vec![rows, cols], format, None).unwrap();
             let rounded = |level| {
                 let mut bytes = start.bytes.to_vec();
-                for (bytes, values) in bytes.chunks_mut(SIXTEEN * row_bytes).zip(values.chunks(SIXTEEN * cols)) {
+                for (bytes, values) in bytes.chunks_mut(ROWS * row_bytes).zip(values.chunks(ROWS * cols)) {
                     rows::round(level, &matrix, values, bytes);
                 }
                 bytes
