@@ -82,6 +82,10 @@ pub(crate) trait Sixteen: Vector {
     fn load(x: &[f32; SIXTEEN]) -> Self;
 
     fn store(self) -> [f32; SIXTEEN];
+
+    /// Has the numbers at this address brought near, if there are any: a hint, for which any address will do.
+    #[inline(always)]
+    fn prefetch<T>(_: *const T) {}
 }
 
 /// Eight float64: a register of AVX-512, two of AVX2.

@@ -111,6 +111,12 @@ impl Sixteen for Avx512 {
         unsafe { _mm512_storeu_ps(x.as_mut_ptr(), self.0) };
         x
     }
+
+    #[inline(always)]
+    fn prefetch<T>(x: *const T) {
+        // SAFETY: nothing is read, and every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) };
+    }
 }
 
 impl Vector for Avx2 {
@@ -186,6 +192,12 @@ impl Sixteen for Avx2 {
             _mm256_storeu_ps(high.as_mut_ptr(), self.1);
         }
         x
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(x: *const T) {
+        // SAFETY: nothing is read, and every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) };
     }
 }
 

@@ -50,13 +50,18 @@ pub(super) fn search<V: Sixteen, const LEN: usize>(
         Factor::OfScale(_) => &WITH_ZERO_POINT,
         _ => &WITH_MINIMUM,
     };
-    let factors = steps.map(|step| moved(grid, present, step));
-    let scales = factors.map(|(scale, _)| d * scale);
-    let minimums: [V; CANDIDATES] = std::array::from_fn(|c| grid.minimum_of(scales[c], dmin, factors[c].1));
-    let inverses = scales.map(|s| V::splat(1.0).div_or_zero(s));
+    let none = [V::zero(); CANDIDATES];
+    let (mut scale_factors, mut minimum_factors) = (none, none);
+    let (mut scales, mut minimums, mut inverses) = (none, none, none);
+    for c in 0..CANDIDATES {
+        (scale_factors[c], minimum_factors[c]) = moved(grid, present, steps[c]);
+        scales[c] = d * scale_factors[c];
+        minimums[c] = grid.minimum_of(scales[c], dmin, minimum_factors[c]);
+        inverses[c] = V::splat(1.0).div_or_zero(scales[c]);
+    }
     // All candidates go from column to column together: each has its own chain of additions.
     let mut e = [[V::zero(); CANDIDATES]; LEN];
-    let mut sums = [V::zero(); CANDIDATES];
+    let mut sums = none;
     for j in 0..LEN {
         let mut x = [base[j]; CANDIDATES];
         for i in 0..j {
@@ -75,8 +80,8 @@ pub(super) fn search<V: Sixteen, const LEN: usize>(
     }
     let mut best = *present;
     for c in 0..CANDIDATES {
-        best.scale = V::if_less(sums[c], least, factors[c].0, best.scale);
-        best.minimum = V::if_less(sums[c], least, factors[c].1, best.minimum);
+        best.scale = V::if_less(sums[c], least, scale_factors[c], best.scale);
+        best.minimum = V::if_less(sums[c], least, minimum_factors[c], best.minimum);
         for j in 0..LEN {
             best.q[j] = V::if_less(sums[c], least, target[j] - e[j][c], best.q[j]);
         }
@@ -123,12 +128,17 @@ pub(super) fn descend<V: Sixteen, const LEN: usize>(
     groups: &mut [Group<V, LEN>; SETS],
     sweeps: usize,
 ) {
-    let s: [V; SETS] = std::array::from_fn(|k| blocks[k][0] * groups[k].scale);
-    let m: [V; SETS] = std::array::from_fn(|k| grid.minimum_of(s[k], blocks[k][1], groups[k].minimum));
-    let inverse = s.map(|s| V::splat(1.0).div_or_zero(s));
-    let mut gradient = [[V::zero(); SETS]; LEN];
-    let differences =
-        std::array::from_fn::<Column<V>, LEN, _>(|j| std::array::from_fn(|k| target[j][k] - groups[k].q[j]));
+    let none = [V::zero(); SETS];
+    let (mut s, mut m, mut inverse) = (none, none, none);
+    let (mut differences, mut gradient) = ([none; LEN], [none; LEN]);
+    for k in 0..SETS {
+        s[k] = blocks[k][0] * groups[k].scale;
+        m[k] = grid.minimum_of(s[k], blocks[k][1], groups[k].minimum);
+        inverse[k] = V::splat(1.0).div_or_zero(s[k]);
+        for j in 0..LEN {
+            differences[j][k] = target[j][k] - groups[k].q[j];
+        }
+    }
     add_product(&differences, h, &mut gradient);
     for _ in 0..sweeps {
         for j in 0..LEN {

@@ -57,6 +57,9 @@ fn tile<V: Sixteen, const LEN: usize, const HEIGHT: usize, const WIDTH: usize>(
         }
     }
     for (x, m) in x.iter().zip(m) {
+        // What the tiles of the next rows begin with: a set, of which every tile takes another, and its own columns.
+        V::prefetch((&raw const x[column / WIDTH % SETS]).wrapping_add(DEPTH * SETS));
+        V::prefetch((&raw const m[column]).wrapping_add(DEPTH * LEN));
         for c in 0..WIDTH {
             let factor = V::splat(m[column + c]);
             for s in 0..HEIGHT {

@@ -24,7 +24,7 @@ pub(super) struct Matrix<'m> {
 
 dispatch!(pub(super) fn round = round_body::<Sixteen>(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]));
 
-/// Up to [`ROWS`] rows: `bytes` holds their scales, as a search left them, and takes the result.
+/// Up to [`ROWS`](super::product::ROWS) rows: `bytes` holds their scales, as a search left them, and takes the result.
 #[inline(always)]
 fn round_body<V: Sixteen>(matrix: &Matrix<'_>, values: &[f32], bytes: &mut [u8]) {
     match matrix.blocks.grid.group_len {
@@ -117,8 +117,11 @@ impl<'m, V: Sixteen, const LEN: usize> Rows<'m, V, LEN> {
             add_product(&gradient, &panel.inverse, &mut differences);
             let (grid, blocks, mut groups) = (self.matrix.blocks.grid, self.blocks_of(g), self.groups[g]);
             let least = errors(&differences, &panel.refinement);
-            let target: [Column<V>; LEN] = from_fn(|j| from_fn(|s| groups[s].q[j] + differences[j][s]));
+            let mut target = differences;
             for s in 0..SETS {
+                for j in 0..LEN {
+                    target[j][s] = target[j][s] + groups[s].q[j];
+                }
                 let target = set(&target, s);
                 groups[s] = search(grid, blocks[s], &target, &target, &panel.refinement, &groups[s], least[s]);
             }
@@ -179,5 +182,9 @@ impl<'m, V: Sixteen, const LEN: usize> Rows<'m, V, LEN> {
 /// One set's.
 #[inline(always)]
 fn set<V: Sixteen, const LEN: usize>(columns: &[Column<V>; LEN], s: usize) -> [V; LEN] {
-    from_fn(|j| columns[j][s])
+    let mut of_set = [V::zero(); LEN];
+    for j in 0..LEN {
+        of_set[j] = columns[j][s];
+    }
+    of_set
 }
