@@ -3,7 +3,7 @@
 //! A group is what shares one scale: a block, or a sub-block of a K-quant. With one group in a lane the searches read like
 //! scalar code, sum each group in element order whatever the vector width, and need no horizontal sums.
 
-use crate::vector::{ROUNDER, Vector};
+use crate::vector::{ROUNDER, SIXTEEN, Sixteen, Vector};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// One number of each of `N` groups.
@@ -177,6 +177,24 @@ pub(crate) fn load<const N: usize, const LEN: usize>(values: &[f32], limit: f32)
         }
         transpose(&mut square);
         lanes[part * N..][..N].copy_from_slice(&square);
+    }
+    lanes
+}
+
+/// The same for sixteen groups, into registers.
+#[inline(always)]
+pub(crate) fn load_sixteen<V: Sixteen, const LEN: usize>(values: &[f32], limit: f32) -> [V; LEN] {
+    let mut lanes = [V::zero(); LEN];
+    let groups = values.as_chunks::<LEN>().0;
+    for (part, lanes) in lanes.as_chunks_mut::<SIXTEEN>().0.iter_mut().enumerate() {
+        let mut square = [Lanes::ZERO; SIXTEEN];
+        for (row, group) in square.iter_mut().zip(groups) {
+            row.0 = V::load(&group.as_chunks().0[part]).clamp(-limit, limit).store();
+        }
+        transpose(&mut square);
+        for (lanes, row) in lanes.iter_mut().zip(&square) {
+            *lanes = V::load(&row.0);
+        }
     }
     lanes
 }

@@ -200,6 +200,29 @@ pub(crate) fn scale_and_minimum<const N: usize, const LEN: usize>(
     (best_scale.max(Lanes::ZERO), best_minimum)
 }
 
+/// Weights of element errors, as a factor of them.
+pub(crate) trait Weights<V> {
+    /// `x` times the weight of element `i`.
+    fn weigh(&self, i: usize, x: V) -> V;
+}
+
+/// All weights are 1.
+pub(crate) struct Even;
+
+impl<V> Weights<V> for Even {
+    #[inline(always)]
+    fn weigh(&self, _: usize, x: V) -> V {
+        x
+    }
+}
+
+impl<V: Vector, const LEN: usize> Weights<V> for [V; LEN] {
+    #[inline(always)]
+    fn weigh(&self, i: usize, x: V) -> V {
+        self[i] * x
+    }
+}
+
 /// Weights of a batch: 1 without importance, else `a`, or `a * sqrt(spread + x^2)` if a spread is given.
 #[inline(always)]
 pub(crate) fn weights<const N: usize, const LEN: usize>(

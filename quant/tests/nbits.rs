@@ -117,6 +117,19 @@ fn calibration_lessens_the_output_error_in_every_grid_and_padded_rows() {
 }
 
 #[test]
+fn rows_do_not_depend_on_their_neighbours() {
+    for grid in grids(Format::F32) {
+        for blocks in [1, 2, 17, 18] {
+            let cols = blocks * grid.block_len() - 3;
+            let x = &data_set("shifted")[..7 * cols];
+            let alone = x.chunks(cols).flat_map(|x| NBitsMatrix::quantize(x, [1, cols], grid, None).unwrap().to_f32());
+            let together = NBitsMatrix::quantize(x, [7, cols], grid, None).unwrap().to_f32();
+            assert!(alone.eq(together), "{grid}, {blocks} blocks");
+        }
+    }
+}
+
+#[test]
 fn threads_do_not_change_the_arrays() {
     let x = data_set("heavy");
     let hessian = hessian(200);

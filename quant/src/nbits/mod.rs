@@ -11,6 +11,7 @@
 //! ```
 
 mod blocks;
+mod encode;
 
 use crate::calibrated::{self, Effort, Hessian};
 use crate::format::normalize;
@@ -20,6 +21,9 @@ use crate::{Error, Format, Result, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fmt;
+
+/// Blocks that a thread takes at a time.
+const BLOCKS_AT_ONCE: usize = 1024;
 
 /// A grid of MatMulNBits: what integers there are, and how many share a scale.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -69,9 +73,14 @@ impl NBits {
         cols.div_ceil(self.block_len)
     }
 
+    /// Elements of a row's blocks.
+    fn padded(self, cols: usize) -> usize {
+        self.blocks(cols) * self.block_len
+    }
+
     /// Bytes of a row's codes.
     pub fn code_bytes(self, cols: usize) -> usize {
-        self.blocks(cols) * self.block_len * usize::from(self.bits) / 8
+        self.padded(cols) * usize::from(self.bits) / 8
     }
 
     /// Bytes of a row's zero points; none without them.
@@ -113,10 +122,19 @@ impl NBits {
     pub fn pack(self, numbers: impl Iterator<Item = u8>, out: &mut Vec<u8>) {
         let first = out.len();
         for (j, number) in numbers.enumerate() {
-            match (self.bits, j % 2) {
-                (4, 1) => out[first + j / 2] |= number << 4,
-                _ => out.push(number),
+            if (j * usize::from(self.bits)).is_multiple_of(8) {
+                out.push(0);
             }
+            self.put(&mut out[first..], j, number);
+        }
+    }
+
+    /// Puts number `j` into packed ones, where zero was.
+    #[inline]
+    fn put(self, packed: &mut [u8], j: usize, number: u8) {
+        match self.bits {
+            8 => packed[j] = number,
+            _ => packed[j / 2] |= number << (4 * (j % 2)),
         }
     }
 }
@@ -216,15 +234,7 @@ impl NBitsMatrix<'static> {
     /// [`Error::ByteLength`] if there are not so many numbers, [`Error::ImportanceLength`], [`Error::TooLarge`].
     pub fn quantize(values: &[f32], extent: [usize; 2], grid: NBits, importance: Option<&[f32]>) -> Result<Self> {
         check_values(values, grid, extent, importance.map(<[f32]>::len))?;
-        let padded = grid.blocks(extent[1]) * grid.block_len;
-        let importance = importance.map(|a| {
-            let mut importance = normalize(a);
-            importance.resize(padded, 1.0);
-            importance
-        });
-        let values = pad(values, extent[1], padded);
-        let blocks = encode(&values, padded, grid, importance.as_deref());
-        Ok(NBitsMatrix::gather(&blocks, extent, grid))
+        Ok(NBitsMatrix::encoded(&pad(values, extent[1], grid), extent, grid, importance.map(normalize)))
     }
 
     /// Encodes numbers (rows, cols) so that products with inputs of second moment `hessian` change least: what
@@ -244,10 +254,10 @@ impl NBitsMatrix<'static> {
             return Err(Error::HessianExtent { expected: cols, found: hessian.width() });
         }
         check_values(values, grid, extent, None)?;
-        let padded = grid.blocks(cols) * grid.block_len;
-        let hessian = hessian.padded(padded);
-        let values = pad(values, cols, padded);
-        let mut blocks = encode(&values, padded, grid, Some(&normalize(&hessian.importance())));
+        let values = pad(values, cols, grid);
+        let hessian = hessian.padded(grid.padded(cols));
+        let searched = NBitsMatrix::encoded(&values, extent, grid, Some(normalize(&hessian.importance())));
+        let mut blocks = searched.to_blocks();
         let bytes = grid.working_bytes();
         let layout = calibrated::Blocks {
             grid: &grid.working_grid(),
@@ -256,35 +266,49 @@ impl NBitsMatrix<'static> {
             row_bytes: grid.blocks(cols) * bytes,
         };
         calibrated::round(&layout, &values, &hessian, effort, &mut blocks);
-        Ok(NBitsMatrix::gather(&blocks, extent, grid))
+        Ok(NBitsMatrix::from_blocks(&blocks, extent, grid))
     }
 
-    /// From working blocks, row after row.
-    fn gather(blocks: &[u8], [rows, cols]: [usize; 2], grid: NBits) -> Self {
+    /// From rows of whole blocks, on all threads.
+    fn encoded(values: &[f32], [rows, cols]: [usize; 2], grid: NBits, importance: Option<Vec<f32>>) -> Self {
         let per_row = grid.blocks(cols);
-        let mut codes = Vec::with_capacity(rows * grid.code_bytes(cols));
-        let mut zero_points = Vec::with_capacity(rows * grid.zero_point_bytes(cols));
-        let mut scales = Vec::with_capacity(rows * per_row);
-        for row in blocks.chunks_exact((per_row * grid.working_bytes()).max(1)) {
-            let parts = || row.chunks_exact(grid.working_bytes()).map(blocks::split);
-            let stored = |level: &u8| (*level as i8 as i16 + i16::from(grid.middle())) as u8;
-            for (scale, _, levels) in parts() {
-                scales.push(scale);
-                grid.pack(levels.iter().map(stored), &mut codes);
-            }
-            if grid.zero_points {
-                grid.pack(parts().map(|(_, zero, _)| stored(&zero)), &mut zero_points);
-            }
+        let importance = importance.map(|mut importance| {
+            importance.resize(grid.padded(cols), 1.0);
+            importance
+        });
+        // Importance is that of a row's columns, and the zero points of an odd number of blocks end in half a byte; else
+        // blocks are just blocks.
+        let half_byte = grid.zero_points && !(per_row * usize::from(grid.bits)).is_multiple_of(8);
+        let by_rows = importance.is_some() || half_byte;
+        let step = if by_rows { per_row } else { BLOCKS_AT_ONCE };
+        let mut codes = vec![0; rows * grid.code_bytes(cols)];
+        let mut scales = vec![0; rows * per_row * grid.scales.block_bytes()];
+        let mut zero_points = vec![0; rows * grid.zero_point_bytes(cols)];
+        if !codes.is_empty() {
+            let step_cols = step * grid.block_len;
+            let mut zero_points = zero_points.chunks_mut(grid.zero_point_bytes(step_cols).max(1));
+            let arrays: Vec<encode::Arrays<'_>> = codes
+                .chunks_mut(grid.code_bytes(step_cols))
+                .zip(scales.chunks_mut(step * grid.scales.block_bytes()))
+                .map(|(codes, scales)| {
+                    let zero_points = zero_points.next().unwrap_or_default();
+                    encode::Arrays { codes, scales, zero_points }
+                })
+                .collect();
+            let level = Level::best();
+            arrays
+                .into_par_iter()
+                .zip(values.par_chunks(step_cols))
+                .for_each(|(out, values)| encode::encode(level, grid, values, importance.as_deref(), out));
         }
-        let mut bytes = vec![0; scales.len() * grid.scales.block_bytes()];
-        grid.scales.encode(&scales, None, &mut bytes);
-        let scales = Tensor { format: grid.scales, shape: vec![rows, per_row], bytes: bytes.into() };
+        let scales = Tensor { format: grid.scales, shape: vec![rows, per_row], bytes: scales.into() };
         NBitsMatrix { grid, rows, cols, codes: codes.into(), scales, zero_points: zero_points.into() }
     }
 }
 
 /// Rows with zeros after them.
-fn pad(values: &[f32], cols: usize, padded: usize) -> Cow<'_, [f32]> {
+fn pad(values: &[f32], cols: usize, grid: NBits) -> Cow<'_, [f32]> {
+    let padded = grid.padded(cols);
     if cols == padded {
         return values.into();
     }
@@ -293,19 +317,6 @@ fn pad(values: &[f32], cols: usize, padded: usize) -> Cow<'_, [f32]> {
         out[..cols].copy_from_slice(row);
     }
     out.into()
-}
-
-/// Rows of whole blocks to working blocks, on all threads.
-fn encode(values: &[f32], cols: usize, grid: NBits, importance: Option<&[f32]>) -> Vec<u8> {
-    let level = Level::best();
-    let mut out = vec![0; values.len() / grid.block_len * grid.working_bytes()];
-    let row_bytes = cols / grid.block_len * grid.working_bytes();
-    if !out.is_empty() {
-        out.par_chunks_mut(row_bytes)
-            .zip(values.par_chunks(cols))
-            .for_each(|(out, row)| blocks::encode(level, grid, row, importance, out));
-    }
-    out
 }
 
 fn check_extent(grid: NBits, [rows, cols]: [usize; 2]) -> Result<()> {
