@@ -343,8 +343,8 @@ pub trait Backend: Sized {
     fn read(&self, x: &Self::Rows) -> Result<Vec<f32>>;
     /// A copy that does not change with `x`.
     fn copied(&self, x: &Self::Rows) -> Result<Self::Rows>;
-    /// `[a - b, x]` in every row, in float32, of a pair `[a, b]`.
-    fn difference_beside(&self, pair: [&Self::Rows; 2], x: &Self::Rows) -> Result<Self::Rows>;
+    /// `[x, a - b]` in every row, in float32, of a pair `[a, b]`.
+    fn beside_difference(&self, x: &Self::Rows, pair: [&Self::Rows; 2]) -> Result<Self::Rows>;
     /// Takes sums along, to be added to.
     fn load_gram(&self, sums: Sums) -> Result<Self::Gram>;
     /// Adds `x^T x`, the products of channels summed over tokens: in float32 over some hundred of them, in
@@ -352,6 +352,8 @@ pub trait Backend: Sized {
     fn add_gram(&self, x: &Self::Rows, gram: &mut Self::Gram) -> Result<()>;
     /// The sums so far.
     fn read_gram(&self, gram: &Self::Gram) -> Result<Sums>;
+    /// The last numbers of [`Moments::lower`](tamborim_quant::Moments::lower), from `first` on.
+    fn read_gram_end(&self, gram: &Self::Gram, first: usize) -> Result<Vec<f64>>;
     /// How far the rows of two models' logits are apart, over their first `vocab_size` columns.
     fn distances(&self, a: &Self::Rows, b: &Self::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>>;
 }

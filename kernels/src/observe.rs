@@ -419,8 +419,8 @@ impl<B: Backend, K: Keeper<B>> Backend for Observed<B, K> {
         self.inner.copied(x)
     }
 
-    fn difference_beside(&self, pair: [&B::Rows; 2], x: &B::Rows) -> Result<B::Rows> {
-        self.inner.difference_beside(pair, x)
+    fn beside_difference(&self, x: &B::Rows, pair: [&B::Rows; 2]) -> Result<B::Rows> {
+        self.inner.beside_difference(x, pair)
     }
 
     fn load_gram(&self, sums: Sums) -> Result<B::Gram> {
@@ -433,6 +433,10 @@ impl<B: Backend, K: Keeper<B>> Backend for Observed<B, K> {
 
     fn read_gram(&self, gram: &B::Gram) -> Result<Sums> {
         self.inner.read_gram(gram)
+    }
+
+    fn read_gram_end(&self, gram: &B::Gram, first: usize) -> Result<Vec<f64>> {
+        self.inner.read_gram_end(gram, first)
     }
 
     fn distances(&self, a: &B::Rows, b: &B::Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

@@ -150,6 +150,15 @@ fn corrected_weights_are_the_least_squares_ones() {
         let middle = weights.iter().zip(&corrected).map(|(a, b)| (a + b) / 2.0);
         assert!(half.iter().zip(middle).all(|(a, b)| (a - b).abs() < 1e-5));
     }
+    let of_outputs = Lack::Input(&input).of_outputs(&weights, channels).unwrap();
+    let wanted = products(&less(&expected, &found), outputs, &q, channels);
+    assert!(
+        of_outputs
+            .iter()
+            .zip(&wanted)
+            .all(|(a, b)| (a - b).abs() < 1e-4 * wanted.iter().fold(0.0, |m, x| x.abs().max(m)))
+    );
+    assert!(Lack::Input(&input).of_outputs(&weights, channels - 1).is_err());
     assert!(hessian.correction(Lack::Input(&input[1..])).is_err());
     assert!(hessian.correction(Lack::Output(&output)).unwrap().add_to(&weights[channels..], channels, 1.0).is_err());
 }

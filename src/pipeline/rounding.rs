@@ -94,18 +94,27 @@ impl<T> Maps<'_, T> {
 
     /// The maps of one input, each made up for its part of what they lack.
     fn corrected(&self, specs: &[TensorSpec], gap: &Gap) -> Result<Vec<(String, T)>> {
-        let mut specs = specs.iter().filter(|spec| gap.maps.contains(&spec.name)).peekable();
-        let Some(hessian) = specs.peek().map(|spec| self.hessian(spec)).transpose()?.flatten() else {
+        let specs: Vec<_> = specs.iter().filter(|spec| gap.maps.contains(&spec.name)).collect();
+        let Some(hessian) = specs.first().map(|spec| self.hessian(spec)).transpose()?.flatten() else {
             return Ok(Vec::new());
         };
         let lack = if gap.is_added { Lack::Output(&gap.means) } else { Lack::Input(&gap.means) };
-        let correction = hessian.correction(lack)?;
-        let share = SHARE / (1.0 + NOISE * gap.width as f64 / gap.tokens as f64);
+        let outputs: usize = specs.iter().map(|spec| spec.shape[0]).sum();
+        let is_shared = gap.is_added || outputs >= gap.width;
+        let shared = is_shared.then(|| hessian.correction(lack)).transpose()?;
+        let share = (SHARE / (1.0 + NOISE * gap.width as f64 / gap.tokens as f64)) as f32;
         let round = |spec: &TensorSpec| {
-            let numbers = correction.add_to(&self.numbers(spec)?, gap.width, share as f32)?;
+            let weights = self.numbers(spec)?;
+            let numbers = match &shared {
+                Some(correction) => correction.add_to(&weights, gap.width, share)?,
+                None => {
+                    let outputs = lack.of_outputs(&weights, gap.width)?;
+                    hessian.correction(Lack::Output(&outputs))?.add_to(&weights, gap.width, share)?
+                }
+            };
             Ok((self.round)(spec, &numbers, &hessian)?.map(|rounded| (spec.name.clone(), rounded)))
         };
-        specs.filter_map(|spec| round(spec).transpose()).collect()
+        specs.into_iter().filter_map(|spec| round(spec).transpose()).collect()
     }
 }
 

@@ -30,13 +30,13 @@ pub fn silu_times(mut gate: Rows, up: &Rows) -> Rows {
     gate
 }
 
-/// `[a - b, x]` in every row.
-pub fn difference_beside([a, b]: [&Rows; 2], x: &Rows) -> Rows {
-    let mut out = Rows::zeros(x.rows(), a.cols + x.cols);
-    out.data.par_chunks_exact_mut(a.cols + x.cols).enumerate().for_each(|(t, out)| {
-        let (left, right) = out.split_at_mut(a.cols);
-        left.iter_mut().zip(a.row(t).iter().zip(b.row(t))).for_each(|(out, (a, b))| *out = a - b);
-        right.copy_from_slice(x.row(t));
+/// `[x, a - b]` in every row.
+pub fn beside_difference(x: &Rows, [a, b]: [&Rows; 2]) -> Rows {
+    let mut out = Rows::zeros(x.rows(), x.cols + a.cols);
+    out.data.par_chunks_exact_mut(x.cols + a.cols).enumerate().for_each(|(t, out)| {
+        let (left, right) = out.split_at_mut(x.cols);
+        left.copy_from_slice(x.row(t));
+        right.iter_mut().zip(a.row(t).iter().zip(b.row(t))).for_each(|(out, (a, b))| *out = a - b);
     });
     out
 }

@@ -286,8 +286,8 @@ impl Backend for Cpu {
         Ok(x.clone())
     }
 
-    fn difference_beside(&self, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
-        Ok(elementwise::difference_beside(pair, x))
+    fn beside_difference(&self, x: &Rows, pair: [&Rows; 2]) -> Result<Rows> {
+        Ok(elementwise::beside_difference(x, pair))
     }
 
     fn load_gram(&self, sums: Sums) -> Result<Sums> {
@@ -301,6 +301,10 @@ impl Backend for Cpu {
 
     fn read_gram(&self, gram: &Sums) -> Result<Sums> {
         Ok(gram.clone())
+    }
+
+    fn read_gram_end(&self, gram: &Sums, first: usize) -> Result<Vec<f64>> {
+        Ok(gram.moments.lower[first..].to_vec())
     }
 
     fn distances(&self, a: &Rows, b: &Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

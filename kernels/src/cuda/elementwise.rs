@@ -68,14 +68,14 @@ pub fn copied(cuda: &Cuda, x: &Rows, kind: Kind) -> Result<Rows> {
     Ok(out)
 }
 
-/// `[a - b, x]` in every row, in float32.
-pub fn difference_beside(cuda: &Cuda, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
+/// `[x, a - b]` in every row, in float32.
+pub fn beside_difference(cuda: &Cuda, x: &Rows, pair: [&Rows; 2]) -> Result<Rows> {
     let [a, b] = pair.map(|x| copied(cuda, x, Kind::F32));
     let (a, b, x) = (a?, b?, copied(cuda, x, Kind::F32)?);
-    let out = Rows::new(&cuda.device, x.rows, a.cols + x.cols, Kind::F32)?;
-    let [left, right] = [out.columns(0..a.cols), out.columns(a.cols..out.cols)];
-    map(cuda, "subtract_f32", &[View::of(&a), View::of(&b), View::of(&left)], a.rows, a.cols)?;
-    map(cuda, "copy_f32", &[View::of(&x), View::of(&right)], x.rows, x.cols)?;
+    let out = Rows::new(&cuda.device, x.rows, x.cols + a.cols, Kind::F32)?;
+    let [left, right] = [out.columns(0..x.cols), out.columns(x.cols..out.cols)];
+    map(cuda, "copy_f32", &[View::of(&x), View::of(&left)], x.rows, x.cols)?;
+    map(cuda, "subtract_f32", &[View::of(&a), View::of(&b), View::of(&right)], a.rows, a.cols)?;
     Ok(out)
 }
 

@@ -14,6 +14,8 @@ pub struct Gram {
     width: usize,
     block: usize,
     count: u64,
+    /// How many numbers each of these has.
+    len: usize,
     /// float64, as [`tamborim_quant::Moments::lower`].
     values: Block,
     /// float32, as [`Sums::rests`].
@@ -29,6 +31,7 @@ pub fn load(cuda: &Cuda, sums: Sums) -> Result<Gram> {
         width: moments.width,
         block: moments.block,
         count: moments.count,
+        len: rests.len(),
         values: device.take(bytes[0])?,
         rests: device.take(bytes[1])?,
     };
@@ -84,4 +87,11 @@ pub fn read(cuda: &Cuda, gram: &Gram) -> Result<Sums> {
     cuda.device.download(gram.values.ptr, &mut sums.moments.lower)?;
     cuda.device.download(gram.rests.ptr, &mut sums.rests)?;
     Ok(sums)
+}
+
+/// The last values, from `first` on.
+pub fn read_end(cuda: &Cuda, gram: &Gram, first: usize) -> Result<Vec<f64>> {
+    let mut values = vec![0.0f64; gram.len - first];
+    cuda.device.download(gram.values.ptr + (first * size_of::<f64>()) as u64, &mut values)?;
+    Ok(values)
 }

@@ -389,8 +389,8 @@ impl Backend for Cuda {
         elementwise::copied(self, x, x.kind)
     }
 
-    fn difference_beside(&self, pair: [&Rows; 2], x: &Rows) -> Result<Rows> {
-        elementwise::difference_beside(self, pair, x)
+    fn beside_difference(&self, x: &Rows, pair: [&Rows; 2]) -> Result<Rows> {
+        elementwise::beside_difference(self, x, pair)
     }
 
     fn load_gram(&self, sums: Sums) -> Result<Gram> {
@@ -403,6 +403,10 @@ impl Backend for Cuda {
 
     fn read_gram(&self, gram: &Gram) -> Result<Sums> {
         gram::read(self, gram)
+    }
+
+    fn read_gram_end(&self, gram: &Gram, first: usize) -> Result<Vec<f64>> {
+        gram::read_end(self, gram, first)
     }
 
     fn distances(&self, a: &Rows, b: &Rows, vocab_size: usize, targets: &[u32]) -> Result<Vec<Distance>> {

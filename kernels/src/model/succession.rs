@@ -6,7 +6,8 @@ use crate::Result;
 use crate::backend::Backend;
 use crate::mixers::MixerState;
 use crate::observe::{Input, Latest, Observed};
-use tamborim_quant::{Moments, Sums, TensorSource};
+use rayon::prelude::*;
+use tamborim_quant::{Sums, TensorSource};
 
 /// Two residual streams: of a model, and of the same as far as it is quantized.
 pub struct Succession<'a, B: Backend> {
@@ -147,24 +148,28 @@ impl<'a, B: Backend> Succession<'a, B> {
                 for (input, q) in backend.take() {
                     let beside = match (maps, input.is_added) {
                         (Maps::Inner, false) => match expected.iter().find(|(e, _)| e.maps == input.maps) {
-                            Some((_, x)) => backend.difference_beside([x, &q], &q)?,
+                            Some((_, x)) => backend.beside_difference(&q, [x, &q])?,
                             None => continue,
                         },
-                        (Maps::Added, true) => backend.difference_beside([r, &s], &q)?,
+                        (Maps::Added, true) => backend.beside_difference(&q, [r, &s])?,
                         _ => continue,
                     };
                     add(backend, &mut grams, input, self.source.plan().d_model, &beside)?;
                 }
             }
         }
-        let gaps = grams.into_iter().map(|(input, gram)| Ok(Gap::new(input, backend.read_gram(&gram)?.moments)));
-        let gaps = gaps.collect();
+        let tokens = self.windows.iter().flatten().map(|step| step.tokens.len() as u64).sum();
+        let read = |(input, gram): (Input, B::Gram)| {
+            let sums = backend.read_gram_end(&gram, input.width * (input.width + 1) / 2)?;
+            Ok(Gap::new(input, &sums, tokens))
+        };
+        let gaps = grams.into_iter().map(read).collect();
         backend.forget();
         gaps
     }
 }
 
-/// Adds the products of rows `[g, q]` to those of the same input.
+/// Adds the products of rows `[q, g]` to those of the same input.
 fn add<B: Backend>(
     backend: &B,
     grams: &mut Vec<(Input, B::Gram)>,
@@ -186,19 +191,22 @@ fn add<B: Backend>(
 }
 
 impl Gap {
-    /// From the moments of `[g, q]`.
-    fn new(input: Input, moments: Moments) -> Gap {
+    /// From the sums of `[q, g]`, of the lower triangle the rows of g.
+    fn new(input: Input, sums: &[f64], tokens: u64) -> Gap {
         let Input { maps, width, is_added, .. } = input;
-        let channels = moments.width - width;
-        let mut means = vec![0.0; channels * width];
-        for j in 0..width {
-            let row = channels + j;
-            let sums = &moments.lower[row * (row + 1) / 2..][..channels];
-            for (i, sum) in sums.iter().enumerate() {
-                means[i * width + j] = sum / moments.count.max(1) as f64;
-            }
+        let mut rest = sums;
+        let mut rows = Vec::new();
+        while !rest.is_empty() {
+            let (row, below) = rest.split_at(width + rows.len() + 1);
+            rows.push(&row[..width]);
+            rest = below;
         }
-        Gap { maps, is_added, means, width, tokens: moments.count }
+        let count = tokens.max(1) as f64;
+        let mut means = vec![0.0; rows.len() * width];
+        means.par_chunks_exact_mut(width).zip(rows).for_each(|(means, row)| {
+            means.iter_mut().zip(row).for_each(|(mean, sum)| *mean = sum / count);
+        });
+        Gap { maps, is_added, means, width, tokens }
     }
 }
 

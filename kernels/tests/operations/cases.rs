@@ -711,7 +711,10 @@ fn gram<B: Backend>(ops: &B) -> Outcome {
             let sums = |earlier: Sums, terms: &[&B::Rows]| {
                 let mut gram = ops.load_gram(earlier).unwrap();
                 terms.iter().for_each(|x| ops.add_gram(x, &mut gram).unwrap());
-                ops.read_gram(&gram).unwrap()
+                let sums = ops.read_gram(&gram).unwrap();
+                let end = sums.moments.lower.len() / 3;
+                assert_eq!(ops.read_gram_end(&gram, end).unwrap(), sums.moments.lower[end..], "{tokens} x {width}");
+                sums
             };
             let whole = sums(nothing(), &[&x, &y]);
             assert_eq!(whole.moments.count, tokens as u64 + 7);
@@ -741,13 +744,13 @@ fn differences<B: Backend>(ops: &B) -> Outcome {
         let (a, a_held) = numbers.residual(ops, tokens, width);
         let (b, b_held) = numbers.rows(ops, tokens, width);
         let (x, x_held) = numbers.rows(ops, tokens, beside);
-        let out = ops.difference_beside([&a, &b], &x).unwrap();
+        let out = ops.beside_difference(&x, [&a, &b]).unwrap();
         let row = |t: usize| {
             let less = a_held.row(t).iter().zip(b_held.row(t)).map(|(a, b)| a - b);
-            less.chain(x_held.row(t).iter().copied()).collect::<Vec<_>>()
+            x_held.row(t).iter().copied().chain(less).collect::<Vec<_>>()
         };
-        let truth = Matrix::new(width + beside, (0..tokens).flat_map(row).collect());
-        outcome.push((format!("{tokens} x {width} + {beside}"), compare(ops, &out, &truth, Kind::Plain)));
+        let truth = Matrix::new(beside + width, (0..tokens).flat_map(row).collect());
+        outcome.push((format!("{tokens} x {beside} + {width}"), compare(ops, &out, &truth, Kind::Plain)));
     }
     outcome
 }

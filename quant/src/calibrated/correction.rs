@@ -34,6 +34,30 @@ pub enum Correction {
     OfOutput(Vec<f32>),
 }
 
+impl Lack<'_> {
+    /// What `weights`, rows of `width` numbers, make of it on all threads: of a map's outputs where this is of its input. For
+    /// few outputs they are less to divide by H than it is.
+    ///
+    /// # Errors
+    /// [`Error::HessianExtent`] if this is of another number of channels.
+    pub fn of_outputs(&self, weights: &[f32], width: usize) -> Result<Vec<f64>> {
+        let means = match self {
+            Lack::Output(means) => return Ok(means.to_vec()),
+            Lack::Input(means) if means.len() != width * width => {
+                return Err(Error::HessianExtent { expected: width, found: means.len() / width.max(1) });
+            }
+            Lack::Input(means) => means,
+        };
+        let (mut rows, m) = (weights.to_vec(), narrowed(means));
+        multiply(&mut rows, &m, width, [0.0, 1.0]);
+        Ok(rows.into_iter().map(f64::from).collect())
+    }
+}
+
+fn narrowed(numbers: &[f64]) -> Vec<f32> {
+    numbers.par_iter().map(|x| *x as f32).collect()
+}
+
 impl Hessian {
     /// What makes up for `lack`, in float32 on all threads: relative to what the inputs' energy makes of them, numbers are
     /// as exact as that.
@@ -50,7 +74,7 @@ impl Hessian {
         if !fits {
             return Err(Error::HessianExtent { expected: width, found: means.len() / width });
         }
-        let mut solved: Vec<f32> = means.par_iter().map(|x| *x as f32).collect();
+        let mut solved = narrowed(means);
         let mut first = 0;
         for part in self.parts() {
             let (blocks, columns) = (Block::all(part), first..first + part.width());
@@ -76,39 +100,42 @@ impl Correction {
             return Err(Error::HessianExtent { expected, found: m.len() });
         }
         let mut corrected = weights.to_vec();
-        if matches!(self, Correction::OfOutput(_)) {
-            corrected.par_iter_mut().zip(m).for_each(|(w, added)| *w += share * added);
-            return Ok(corrected);
+        match self {
+            Correction::OfInput(m) => multiply(&mut corrected, m, width, [1.0, share]),
+            Correction::OfOutput(m) => corrected.par_iter_mut().zip(m).for_each(|(w, added)| *w += share * added),
         }
-        // (channels, COLUMNS) of one group of columns after the other, zeros beyond the last.
-        let panel = |first: usize| {
-            let cell =
-                |k: usize| if first + k % COLUMNS < width { m[k / COLUMNS * width + first + k % COLUMNS] } else { 0.0 };
-            (0..width * COLUMNS).map(cell).collect()
-        };
-        let panels: Vec<Vec<f32>> = (0..width).into_par_iter().step_by(COLUMNS).map(panel).collect();
-        corrected
-            .par_chunks_mut(ROWS * width)
-            .for_each(|rows| add_multiplied(Level::best(), rows, width, &panels, share));
         Ok(corrected)
     }
 }
 
+/// Makes `own x + share (x M)` of rows x of `width` numbers, M being (width, width), on all threads.
+fn multiply(rows: &mut [f32], m: &[f32], width: usize, [own, share]: [f32; 2]) {
+    // (width, COLUMNS) of one group of columns after the other, zeros beyond the last.
+    let panel = |first: usize| {
+        let cell =
+            |k: usize| if first + k % COLUMNS < width { m[k / COLUMNS * width + first + k % COLUMNS] } else { 0.0 };
+        (0..width * COLUMNS).map(cell).collect()
+    };
+    let panels: Vec<Vec<f32>> = (0..width).into_par_iter().step_by(COLUMNS).map(panel).collect();
+    rows.par_chunks_mut(ROWS * width).for_each(|rows| multiply_rows(Level::best(), rows, width, &panels, [own, share]));
+}
+
 dispatch!(
-    fn add_multiplied = add_multiplied_body::<Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], share: f32)
+    fn multiply_rows =
+        multiply_rows_body::<Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], factors: [f32; 2])
 );
 
-/// To up to [`ROWS`] rows (.., width) `share` times what panels (width, COLUMNS) of a matrix make of them.
+/// The same for up to [`ROWS`] rows and panels (width, COLUMNS) of M.
 #[inline(always)]
-fn add_multiplied_body<V: Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], share: f32) {
+fn multiply_rows_body<V: Sixteen>(rows: &mut [f32], width: usize, panels: &[Vec<f32>], factors: [f32; 2]) {
     let x = load::<V>(rows, width, 0..width);
-    let share = V::splat(share);
+    let [own, share] = [V::splat(factors[0]), V::splat(factors[1])];
     for (panel, first) in panels.iter().zip((0..width).step_by(COLUMNS)) {
         let mut sums = [[V::zero(); SETS]; COLUMNS];
         add_product(&x, panel, &mut sums);
         for (sums, x) in sums.iter_mut().zip(&x[first..]) {
             for s in 0..SETS {
-                sums[s] = sums[s].mul_add(share, x[s]);
+                sums[s] = sums[s].mul_add(share, own * x[s]);
             }
         }
         store(&sums, rows, width, first..width.min(first + COLUMNS));
