@@ -1,7 +1,7 @@
 use crate::cli::Quantize;
 use crate::device::{Device, Mode};
 use crate::output::{bytes, note, table};
-use crate::pipeline::calibrate::open_calibration;
+use crate::pipeline::calibrate::{note_other_numbers, open_calibration};
 use crate::pipeline::genai::{self, write_folder};
 use crate::pipeline::quantize::{Plan, Rule};
 use crate::pipeline::quantize_onnx::{OnnxPlan, Wish, stored_as};
@@ -21,23 +21,35 @@ const CPU_TOKENS: usize = 32768;
 const TOKENS_PER_CHANNEL: usize = 16;
 
 pub fn run(args: &Quantize) -> Result<Outcome> {
-    if args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx")) {
-        return run_onnx(args);
+    let is_onnx =
+        args.genai.is_some() || args.output.as_ref().is_some_and(|o| o.extension().is_some_and(|e| e == "onnx"));
+    if !is_onnx {
+        let options = [args.block.is_some(), args.symmetric, args.pure_onnx];
+        onnx_alone(&[("--block", options[0]), ("--symmetric", options[1]), ("--pure-onnx", options[2])])?;
     }
-    onnx_alone(&[("--block", args.block.is_some()), ("--symmetric", args.symmetric), ("--pure-onnx", args.pure_onnx)])?;
-    let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
     let model = OpenModel::open(&args.model, &args.open)?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
-    let device = device(args, calibration.as_ref())?;
-    let plan = match (args.to, args.target_bpw, &calibration) {
+    let (model, calibration) = (&model, calibration.as_ref());
+    std::thread::scope(|scope| {
+        let note = |(path, calibration)| scope.spawn(move || note_other_numbers(path, calibration, model));
+        let noted = args.calibration.as_deref().zip(calibration).map(note);
+        let run = if is_onnx { run_onnx } else { run_gguf };
+        let outcome = run(args, model, calibration)?;
+        noted.map_or(Ok(()), |noted| noted.join().map_err(|_| "hashing failed")?)?;
+        Ok(outcome)
+    })
+}
+
+fn run_gguf(args: &Quantize, model: &OpenModel, calibration: Option<&CalibrationFile>) -> Result<Outcome> {
+    let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
+    let device = device(args, calibration)?;
+    let plan = match (args.to, args.target_bpw, calibration) {
         (_, Some(target), Some(calibration)) => match &device {
-            Some(device) => Plan::within(&model, target, &rules, calibration, device)?,
+            Some(device) => Plan::within(model, target, &rules, calibration, device)?,
             None => return Err("--target-bpw: expected a calibration with its text, found an importance matrix".into()),
         },
         (_, Some(_), None) => return Err("--target-bpw: expected a --calibration to measure on".into()),
-        (Some(recipe), None, calibration) => {
-            Plan::of_recipe(&model, recipe, &rules, calibration.as_ref(), device.as_ref())?
-        }
+        (Some(recipe), None, calibration) => Plan::of_recipe(model, recipe, &rules, calibration, device.as_ref())?,
         (None, None, _) => return Err("expected --to TYPE or --target-bpw X".into()),
     };
     if args.dry_run {
@@ -48,7 +60,7 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     if output.extension().is_none_or(|e| e != "gguf") {
         return Err(format!("{}: expected a file name that ends in .gguf or .onnx", output.display()).into());
     }
-    let written = plan.write(&model, output, calibrated(args, &model, calibration.as_ref(), device))?;
+    let written = plan.write(model, output, calibrated(args, model, calibration, device))?;
     for line in plan.fallbacks() {
         eprintln!("{line}");
     }
@@ -56,26 +68,24 @@ pub fn run(args: &Quantize) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn run_onnx(args: &Quantize) -> Result<Outcome> {
+fn run_onnx(args: &Quantize, model: &OpenModel, calibration: Option<&CalibrationFile>) -> Result<Outcome> {
     let rules = args.rules.iter().map(|r| Rule::parse(r)).collect::<Result<Vec<_>>>()?;
-    let model = OpenModel::open(&args.model, &args.open)?;
-    let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &model)).transpose()?;
     let Some(recipe) = args.to else {
         return Err("--target-bpw: expected a .gguf to write; for .onnx give --to int8 or int4".into());
     };
     let output = genai::output(args.output.as_ref(), args.genai.as_ref())?;
     let wish = Wish { recipe, block: args.block.unwrap_or(32), symmetric: args.symmetric, rules: &rules };
-    let plan = OnnxPlan::new(&model, &wish)?;
+    let plan = OnnxPlan::new(model, &wish)?;
     plan.notes.iter().for_each(|line| note(line.clone()));
     if args.dry_run {
         print_onnx(&plan);
         return Ok(Outcome::Done);
     }
-    let device = device(args, calibration.as_ref())?;
+    let device = device(args, calibration)?;
     let options = Options { pure: args.pure_onnx };
-    let write = |path: &Path| plan.write(&model, path, options, calibrated(args, &model, calibration.as_ref(), device));
+    let write = |path: &Path| plan.write(model, path, options, calibrated(args, model, calibration, device));
     let written = match &args.genai {
-        Some(folder) => write_folder(&model, folder, write)?,
+        Some(folder) => write_folder(model, folder, write)?,
         None => write(&output)?,
     };
     report(&output, &written, plan.bits_per_weight(), plan.parameters());

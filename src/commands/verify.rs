@@ -1,7 +1,7 @@
 use crate::cli::Verify;
 use crate::data::Tokens;
 use crate::device::{Mode, on_device};
-use crate::pipeline::calibrate::open_calibration;
+use crate::pipeline::calibrate::{note_other_numbers, open_calibration};
 use crate::pipeline::parity::{Settings, compare};
 use crate::report::{Reports, Thresholds, Verdict, print};
 use crate::source::OpenModel;
@@ -15,6 +15,9 @@ pub fn run(args: &Verify) -> Result<Outcome> {
     let limit = if args.tokens == 0 { usize::MAX } else { args.tokens.saturating_add(1) };
     let tokens = Tokens::read(&args.data, limit, || reference.tokenizer().or_else(|_| candidates[0].tokenizer()))?;
     let calibration = args.calibration.as_deref().map(|path| open_calibration(path, &reference)).transpose()?;
+    if let (Some(path), Some(calibration)) = (&args.calibration, &calibration) {
+        note_other_numbers(path, calibration, &reference)?;
+    }
     let settings = Settings {
         context: args.context,
         thresholds: Thresholds { max_kld: args.max_kld, min_top1: args.min_top1, max_ppl_ratio: args.max_ppl_ratio },

@@ -165,8 +165,7 @@ pub fn merge(files: &[PathBuf], output: &Path) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Opens a calibration or importance matrix and checks that its inputs are those of `model`. One made of other numbers, say
-/// those of an earlier checkpoint, is used all the same, and it is said.
+/// Opens a calibration or importance matrix and checks that its inputs are those of `model`.
 pub fn open_calibration(path: &Path, model: &OpenModel) -> Result<CalibrationFile> {
     let file = CalibrationFile::new(GgufFile::open(path)?)?;
     let specs = model.source().plan().tensors();
@@ -181,9 +180,15 @@ pub fn open_calibration(path: &Path, model: &OpenModel) -> Result<CalibrationFil
             return Err(format!("{path}: {map}: expected a map of {width} inputs in {model}, found {found}").into());
         }
     }
-    let made_of = &file.facts().model;
+    Ok(file)
+}
+
+/// Says so if a calibration was made of other numbers than those of `model`, say of an earlier checkpoint: it is used all the
+/// same. That takes one core seconds for a billion numbers.
+pub fn note_other_numbers(path: &Path, calibration: &CalibrationFile, model: &OpenModel) -> Result<()> {
+    let made_of = &calibration.facts().model;
     if !made_of.is_empty() && *made_of != fingerprint(model.source())? {
         note(format!("{}: made of other numbers than those of {}", path.display(), model.path().display()));
     }
-    Ok(file)
+    Ok(())
 }
