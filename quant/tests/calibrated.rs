@@ -141,12 +141,17 @@ fn corrected_weights_are_the_least_squares_ones() {
     let output = products(&less(&added, &found), outputs, &q, channels);
     for (lack, wanted) in [(Lack::Input(&input), &expected), (Lack::Output(&output), &added)] {
         let correction = hessian.correction(lack).unwrap();
-        let corrected = correction.add_to(&weights, channels, 1.0).unwrap();
+        let corrected_by = |share| {
+            let mut corrected = weights.clone();
+            correction.add_to(&mut corrected, channels, share).unwrap();
+            corrected
+        };
+        let corrected = corrected_by(1.0);
         let left = products(&less(wanted, &product(&corrected, &q)), outputs, &q, channels);
         let before = products(&less(wanted, &found), outputs, &q, channels);
         let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
         assert!(norm(&left) < 1e-4 * norm(&before), "{} of {}", norm(&left), norm(&before));
-        let half = correction.add_to(&weights, channels, 0.5).unwrap();
+        let half = corrected_by(0.5);
         let middle = weights.iter().zip(&corrected).map(|(a, b)| (a + b) / 2.0);
         assert!(half.iter().zip(middle).all(|(a, b)| (a - b).abs() < 1e-5));
     }
@@ -160,5 +165,6 @@ fn corrected_weights_are_the_least_squares_ones() {
     );
     assert!(Lack::Input(&input).of_outputs(&weights, channels - 1).is_err());
     assert!(hessian.correction(Lack::Input(&input[1..])).is_err());
-    assert!(hessian.correction(Lack::Output(&output)).unwrap().add_to(&weights[channels..], channels, 1.0).is_err());
+    let correction = hessian.correction(Lack::Output(&output)).unwrap();
+    assert!(correction.add_to(&mut weights[channels..].to_vec(), channels, 1.0).is_err());
 }

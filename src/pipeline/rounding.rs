@@ -104,15 +104,15 @@ impl<T> Maps<'_, T> {
         let shared = is_shared.then(|| hessian.correction(lack)).transpose()?;
         let share = (SHARE / (1.0 + NOISE * gap.width as f64 / gap.tokens as f64)) as f32;
         let round = |spec: &TensorSpec| {
-            let weights = self.numbers(spec)?;
-            let numbers = match &shared {
-                Some(correction) => correction.add_to(&weights, gap.width, share)?,
+            let mut weights = self.numbers(spec)?;
+            match &shared {
+                Some(correction) => correction.add_to(&mut weights, gap.width, share)?,
                 None => {
                     let outputs = lack.of_outputs(&weights, gap.width)?;
-                    hessian.correction(Lack::Output(&outputs))?.add_to(&weights, gap.width, share)?
+                    hessian.correction(Lack::Output(&outputs))?.add_to(&mut weights, gap.width, share)?
                 }
             };
-            Ok((self.round)(spec, &numbers, &hessian)?.map(|rounded| (spec.name.clone(), rounded)))
+            Ok((self.round)(spec, &weights, &hessian)?.map(|rounded| (spec.name.clone(), rounded)))
         };
         specs.into_iter().filter_map(|spec| round(spec).transpose()).collect()
     }

@@ -89,22 +89,21 @@ impl Hessian {
 }
 
 impl Correction {
-    /// `weights`, rows of `width` numbers, with a share of the correction, on all threads.
+    /// Adds a share of the correction to `weights`, rows of `width` numbers, on all threads.
     ///
     /// # Errors
     /// [`Error::HessianExtent`] if the weights are of another extent than what was corrected.
-    pub fn add_to(&self, weights: &[f32], width: usize, share: f32) -> Result<Vec<f32>> {
+    pub fn add_to(&self, weights: &mut [f32], width: usize, share: f32) -> Result<()> {
         let (Correction::OfInput(m) | Correction::OfOutput(m)) = self;
         let expected = if matches!(self, Correction::OfInput(_)) { width * width } else { weights.len() };
         if m.len() != expected {
             return Err(Error::HessianExtent { expected, found: m.len() });
         }
-        let mut corrected = weights.to_vec();
         match self {
-            Correction::OfInput(m) => multiply(&mut corrected, m, width, [1.0, share]),
-            Correction::OfOutput(m) => corrected.par_iter_mut().zip(m).for_each(|(w, added)| *w += share * added),
+            Correction::OfInput(m) => multiply(weights, m, width, [1.0, share]),
+            Correction::OfOutput(m) => weights.par_iter_mut().zip(m).for_each(|(w, added)| *w += share * added),
         }
-        Ok(corrected)
+        Ok(())
     }
 }
 
