@@ -7,9 +7,11 @@ pub use succession::{Gap, Succession};
 pub use variant::{Trace, Variant};
 
 use crate::backend::{Backend, NormWeights};
+use crate::cpu::exp;
 use crate::loader::Loader;
 use crate::mixers::{MixerState, Pass, Weights};
 use crate::{Error, Result};
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use tamborim_model::{Branch, Plan, TensorSpec};
@@ -245,6 +247,30 @@ impl<'a, B: Backend> Model<'a, B> {
         Ok(())
     }
 
+    /// Runs `tokens` after `state`, which moves on, and hands what goes into the head (tokens, d_model) and the probabilities
+    /// (tokens, vocab_size) of the next token to `sink`, chunk by chunk.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn predictions<E: From<Error>>(
+        &self,
+        tokens: &[u32],
+        state: &mut State<B>,
+        mut sink: impl FnMut(&[f32], &[f32]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.check(tokens, state)?;
+        for chunk in tokens.chunks(self.backend.chunk()) {
+            self.prepare(chunk, state)?;
+            let State { mixers, place: Some(place), .. } = &mut *state else { unreachable!("it was just set") };
+            let (mut memory, mut r) = (None, self.backend.embed(&self.ends.embedding, place)?);
+            self.walk(0..self.branches.len(), &mut r, place, &mut memory, mixers)?;
+            let inputs = self.backend.read(&self.backend.norm(&self.ends.final_norm, &r)?)?;
+            let logits = self.backend.read(&self.ends.logits(self.backend, &r)?)?;
+            sink(&inputs, &probabilities(&logits, self.plan.padded_vocab_size, self.plan.vocab_size))?;
+        }
+        Ok(())
+    }
+
     fn check(&self, tokens: &[u32], state: &State<B>) -> Result<()> {
         check_tokens(self.plan, tokens, state.position)
     }
@@ -320,6 +346,19 @@ impl<'a, B: Backend> Model<'a, B> {
         }
         Ok(())
     }
+}
+
+/// Softmax over the first `vocab_size` of each `stride` logits.
+fn probabilities(logits: &[f32], stride: usize, vocab_size: usize) -> Vec<f32> {
+    let mut p = vec![0.0; logits.len() / stride * vocab_size];
+    p.par_chunks_exact_mut(vocab_size).zip(logits.par_chunks_exact(stride)).for_each(|(p, logits)| {
+        let logits = &logits[..vocab_size];
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        p.iter_mut().zip(logits).for_each(|(p, x)| *p = exp(x - largest));
+        let inverse = (1.0 / p.iter().map(|p| f64::from(*p)).sum::<f64>()) as f32;
+        p.iter_mut().for_each(|p| *p *= inverse);
+    });
+    p
 }
 
 /// Every token, of which the first is at `position`, is one that the model knows.

@@ -31,7 +31,7 @@ mod vector;
 mod wide;
 
 pub use allocation::{Candidate, allocate};
-pub use calibrated::{Correction, Effort, Hessian, Lack};
+pub use calibrated::{Correction, Effort, Hessian, Lack, RowInputs};
 pub use calibration::{Calibration, Moments};
 pub use error::{Error, Result};
 pub use format::{Format, FormatInfo};

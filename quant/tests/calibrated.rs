@@ -1,7 +1,8 @@
 //! Calibrated rounding leaves less output error than the search that knows the diagonal alone, in every format, whatever
 //! the thread count.
 
-use tamborim_quant::{Effort, Error, Format, Hessian, Lack, Moments, Tensor};
+use std::sync::Arc;
+use tamborim_quant::{Effort, Error, Format, Hessian, Lack, Moments, NBits, NBitsMatrix, RowInputs, Tensor};
 
 const COLS: usize = 512;
 const ROWS: usize = 21;
@@ -167,4 +168,58 @@ fn corrected_weights_are_the_least_squares_ones() {
     assert!(hessian.correction(Lack::Input(&input[1..])).is_err());
     let correction = hessian.correction(Lack::Output(&output)).unwrap();
     assert!(correction.add_to(&mut weights[channels..].to_vec(), channels, 1.0).is_err());
+}
+
+/// Inputs of a head, each likely to be followed by one token, and the probabilities of all.
+fn predictions(count: usize) -> (Vec<f32>, Vec<f32>) {
+    let (directions, own) = (noise(ROWS * COLS, 31), noise(count * COLS, 32));
+    let inputs = (0..count * COLS).map(|k| own[k] + directions[k / COLS % ROWS * COLS + k % COLS]).collect();
+    let probability = |k: usize| if k % ROWS == k / ROWS % ROWS { 0.6 } else { 0.4 / (ROWS - 1) as f32 };
+    (inputs, (0..count * ROWS).map(probability).collect())
+}
+
+#[test]
+fn rows_of_a_head_are_rounded_for_the_inputs_after_which_their_token_is_plausible() {
+    // More inputs than a row's samples may be.
+    let count = 3000;
+    let (inputs, probabilities) = predictions(count);
+    let mut row_inputs = RowInputs::new(count, COLS, ROWS);
+    let (first, rest) = (inputs.split_at(100 * COLS), probabilities.split_at(100 * ROWS));
+    row_inputs.add(first.0, rest.0);
+    row_inputs.add(first.1, rest.1);
+    let mut moments = Moments::new(vec!["head".to_owned()], COLS, COLS);
+    moments.count = count as u64;
+    for x in inputs.chunks_exact(COLS) {
+        let mut at = 0;
+        for i in 0..COLS {
+            for j in 0..=i {
+                moments.lower[at] += f64::from(x[i]) * f64::from(x[j]);
+                at += 1;
+            }
+        }
+    }
+    let shared = Hessian::new(&moments);
+    let own = shared.clone().with_row_inputs(Arc::new(row_inputs));
+    let values = noise(ROWS * COLS, 9);
+    // What the divergence has of every row's own errors.
+    let cost = |found: &[f32]| -> f64 {
+        let e: Vec<f32> = values.iter().zip(found).map(|(w, q)| w - q).collect();
+        let of = |(x, p): (&[f32], &[f32])| -> f64 {
+            let error = |e: &[f32]| e.iter().zip(x).map(|(e, x)| f64::from(e * x)).sum::<f64>();
+            e.chunks_exact(COLS).zip(p).map(|(e, p)| f64::from(p * (1.0 - p)) * error(e).powi(2)).sum()
+        };
+        inputs.chunks_exact(COLS).zip(probabilities.chunks_exact(ROWS)).map(of).sum()
+    };
+    for &format in Format::ALL.iter().filter(|f| f.is_quantized()) {
+        let [shared, own] = [&shared, &own].map(|h| cost(&calibrated(&values, format, h, 2).to_f32()));
+        assert!(own < 0.98 * shared, "{format}: {shared:e} to {own:e}");
+    }
+    for (bits, block, zero_points) in [(4, 32, true), (4, 128, false), (8, 16, true)] {
+        let grid = NBits::new(bits, block, zero_points, Format::F32).unwrap();
+        let [shared, own] = [&shared, &own].map(|h| {
+            let found = NBitsMatrix::quantize_calibrated(&values, [ROWS, COLS], grid, h, Effort::default());
+            cost(&found.unwrap().to_f32())
+        });
+        assert!(own < 0.98 * shared, "{grid}: {shared:e} to {own:e}");
+    }
 }

@@ -6,14 +6,16 @@ use super::replaced::Replaced;
 use super::sensitivity::first_tokens;
 use crate::Result;
 use crate::device::{Device, on_device};
+use crate::progress::Progress;
 use crate::source::OpenModel;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use tamborim_converters::gguf::CalibrationFile;
-use tamborim_kernels::{Backend, Cpu, Gap, Succession};
+use tamborim_kernels::{Backend, Cpu, Gap, Model, Succession};
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Hessian, Lack, NBitsMatrix, Tensor};
+use tamborim_quant::{Hessian, Lack, NBitsMatrix, RowInputs, Tensor, TensorSource};
 
 /// What of a map's lack its rounding makes up for (measured: docs/quantization.md): a share of it, less of it the more a
 /// finite text leaves to chance, which grows with the channels.
@@ -86,10 +88,16 @@ impl<T> Maps<'_, T> {
     }
 
     fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
-        match self.hessian(spec)? {
-            Some(hessian) => (self.round)(spec, &self.numbers(spec)?, &hessian),
-            None => Ok(None),
+        self.rounded_for(spec, None)
+    }
+
+    /// The same, where it is the head each row for the inputs that matter to it.
+    fn rounded_for(&self, spec: &TensorSpec, row_inputs: Option<Arc<RowInputs>>) -> Result<Option<T>> {
+        let Some(mut hessian) = self.hessian(spec)? else { return Ok(None) };
+        if let Some(row_inputs) = row_inputs {
+            hessian = Rc::new(Hessian::clone(&hessian).with_row_inputs(row_inputs));
         }
+        (self.round)(spec, &self.numbers(spec)?, &hessian)
     }
 
     /// The maps of one input, each made up for its part of what they lack.
@@ -135,19 +143,24 @@ struct State<'m, B: Backend, T> {
 }
 
 impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
-    /// The embedding is rounded, all else when it is asked for.
+    /// Embedding and head are rounded, all else when it is asked for.
     fn new(maps: Maps<'m, T>, backend: B, tokens: usize) -> Result<Self> {
         let source = maps.model.source();
         let plan = source.plan();
+        let windows = first_tokens(maps.calibration, tokens);
+        let head_inputs = Arc::new(head_inputs(&backend, source, &windows)?);
+        let head = if plan.tied { Role::Embedding } else { Role::Head };
         let mut ready = HashMap::new();
         let mut ends = Replaced { source, tensors: HashMap::new() };
-        for spec in plan.tensors().into_iter().filter(|s| s.role == Role::Embedding) {
-            if let Some(rounded) = maps.rounded(&spec)? {
+        for spec in plan.tensors().into_iter().filter(|s| matches!(s.role, Role::Embedding | Role::Head)) {
+            let row_inputs = (spec.role == head).then(|| head_inputs.clone());
+            if let Some(rounded) = maps.rounded_for(&spec, row_inputs)? {
                 ends.tensors.insert(spec.name.clone(), rounded.to_tensor()?);
                 ready.insert(spec.name, rounded);
             }
         }
-        let windows = first_tokens(maps.calibration, tokens);
+        // As large as the streams that come now.
+        drop(head_inputs);
         let succession = Succession::new(backend, source, &ends, &windows)?;
         let branches = plan.blocks.iter().enumerate().flat_map(|(i, block)| {
             let linear = move |b: &tamborim_model::Branch| b.tensors(i, plan.d_model);
@@ -158,14 +171,10 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
 
     fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
         let state = &mut *self.state.borrow_mut();
-        match self.branches.iter().position(|maps| maps.iter().any(|m| m.name == spec.name)) {
-            Some(index) => {
-                while state.done <= index {
-                    self.round_branch(state)?;
-                }
+        if let Some(index) = self.branches.iter().position(|maps| maps.iter().any(|m| m.name == spec.name)) {
+            while state.done <= index {
+                self.round_branch(state)?;
             }
-            None if spec.role != Role::Embedding => return self.maps.rounded(spec),
-            None => {}
         }
         Ok(state.ready.remove(&spec.name))
     }
@@ -202,4 +211,21 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
         state.done += 1;
         Ok(())
     }
+}
+
+/// The inputs of the head that matter to its rows, on this text.
+fn head_inputs<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]]) -> Result<RowInputs> {
+    let (model, plan) = (Model::load(backend, source)?, source.plan());
+    let count = windows.iter().map(|window| window.len()).sum();
+    let progress = Progress::tokens("predict", count as u64);
+    let mut row_inputs = RowInputs::new(count, plan.d_model, plan.vocab_size);
+    for window in windows {
+        model.predictions(window, &mut model.start()?, |inputs, probabilities| -> Result<()> {
+            row_inputs.add(inputs, probabilities);
+            Ok(())
+        })?;
+        progress.advance(window.len() as u64);
+    }
+    progress.finish();
+    Ok(row_inputs)
 }

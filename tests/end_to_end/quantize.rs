@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tamborim_converters::CheckpointModel;
 use tamborim_converters::gguf::GgufFile;
-use tamborim_kernels::{Cpu, Succession};
+use tamborim_kernels::{Backend, Cpu, Logits, Model, Succession};
 use tamborim_quant::{Format, TensorSource};
 
 /// The type of every tensor.
@@ -301,6 +301,36 @@ fn a_calibration_brings_the_model_closer_at_the_same_size() {
     assert!(tensor_bytes(&chosen).0 <= bytes);
     let (chosen_kld, _) = judged(&chosen, &calibration);
     assert!(chosen_kld < kld, "{kld} to {chosen_kld}");
+}
+
+#[test]
+fn predictions_are_softmax_over_the_vocabulary_of_what_the_head_makes_of_its_inputs() {
+    for folder in models_in("lit") {
+        let config = folder.join("lit_config.json");
+        let config = config.exists().then(|| config.to_str().expect("a path"));
+        let source = CheckpointModel::open(&folder.join("checkpoint.pth"), config, false).expect("a model");
+        let (plan, model) = (source.plan(), Model::load(&Cpu, &source).expect("a model"));
+        let tokens: Vec<u32> = (0..300).map(|i| i * 7 % plan.vocab_size as u32).collect();
+        let mut expected = Vec::new();
+        let keep = |rows| -> Result<(), tamborim_kernels::Error> {
+            for logits in Cpu.read(&rows)?.chunks_exact(plan.padded_vocab_size) {
+                let energies = || logits[..plan.vocab_size].iter().map(|x| f64::from(*x).exp());
+                expected.extend(energies().map(|e| e / energies().sum::<f64>()));
+            }
+            Ok(())
+        };
+        model.forward(&tokens, &mut model.start().expect("a state"), Logits::All, keep).expect("logits");
+        let (mut channels, mut found) = (0, Vec::new());
+        let keep = |inputs: &[f32], probabilities: &[f32]| -> Result<(), tamborim_kernels::Error> {
+            channels += inputs.len();
+            found.extend_from_slice(probabilities);
+            Ok(())
+        };
+        model.predictions(&tokens, &mut model.start().expect("a state"), keep).expect("predictions");
+        assert_eq!((channels, found.len()), (tokens.len() * plan.d_model, expected.len()), "{folder:?}");
+        let near = |(p, e): (&f32, &f64)| (f64::from(*p) - e).abs() <= 1e-6 * e.max(1e-3);
+        assert!(found.iter().zip(&expected).all(near), "{folder:?}");
+    }
 }
 
 /// Every map of a branch is looked at once, whatever the architecture.

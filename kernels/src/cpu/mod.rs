@@ -22,6 +22,7 @@ pub use linear::Linear;
 pub use rope::frequencies;
 pub use rows::Rows;
 pub use scan::Scan;
+pub use simd::exp;
 
 /// What the recurrences compute, over plain slices: a block of channels or a head at a time, for those who bring memory and
 /// threads of their own.

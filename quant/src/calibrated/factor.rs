@@ -1,11 +1,12 @@
 //! Second moments as rounding needs them: damped, factored, cut into the columns of groups.
 
 use super::cholesky;
+use super::row_inputs::RowInputs;
 use crate::Moments;
 use crate::simd::{Level, dispatch};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// What is added to the diagonal, relative to its mean: without it channels that hardly ever fire would take up any error
 /// that helps the others.
@@ -28,6 +29,10 @@ const BAND: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Hessian {
     parts: Vec<Part>,
+    /// What was added to the diagonal.
+    added: f64,
+    /// Of a head: the inputs that matter to single rows.
+    row_inputs: Option<Arc<RowInputs>>,
 }
 
 /// A diagonal block.
@@ -77,7 +82,7 @@ impl Hessian {
             });
             Part::new(n, h)
         };
-        Hessian { parts: moments.triangles().map(part).collect() }
+        Hessian { parts: moments.triangles().map(part).collect(), added, row_inputs: None }
     }
 
     /// Channels.
@@ -104,12 +109,26 @@ impl Hessian {
             }
         }
         parts[last] = Part::new(wider, padded);
-        Cow::Owned(Hessian { parts })
+        Cow::Owned(Hessian { parts, added: self.added, row_inputs: None })
     }
 
     /// The diagonal.
     pub fn importance(&self) -> Vec<f32> {
         self.parts.iter().flat_map(|p| (0..p.n).map(|i| p.h[i * (p.n + 1)] as f32)).collect()
+    }
+
+    /// The same for a head, each row of which is rounded for inputs of its own as well.
+    pub fn with_row_inputs(self, row_inputs: Arc<RowInputs>) -> Hessian {
+        Hessian { row_inputs: Some(row_inputs), ..self }
+    }
+
+    pub(super) fn row_inputs(&self) -> Option<&RowInputs> {
+        self.row_inputs.as_deref()
+    }
+
+    /// What was added to the diagonal.
+    pub(super) fn added(&self) -> f64 {
+        self.added
     }
 
     pub(super) fn parts(&self) -> &[Part] {

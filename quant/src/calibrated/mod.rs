@@ -10,16 +10,21 @@
 //!    have left, as in LDLQ (arXiv 2307.13304) and GPTQ (arXiv 2210.17323), which are the same.
 //! 2. Refinement, repeated. With all other groups fixed, a group's best is near `q + H_gg^-1 g`, where g is the gradient:
 //!    it is searched for again around there and replaced if the error shrinks. Columns before then answer to those after.
+//!
+//! Rows of a head have a curvature of their own beside H: `row_inputs.rs` samples it, `row_descent.rs` moves numbers for it.
 
 mod cholesky;
 mod correction;
 mod factor;
 mod group;
 mod product;
+mod row_descent;
+mod row_inputs;
 mod rows;
 
 pub use correction::{Correction, Lack};
 pub use factor::Hessian;
+pub use row_inputs::RowInputs;
 
 use crate::grid::Grid;
 use crate::simd::Level;
@@ -64,7 +69,8 @@ impl Tensor<'_> {
         let mut tensor = Tensor::quantize(values, shape, to, Some(&hessian.importance()))?;
         if let Some(grid) = to.info().grid {
             let row_bytes = tensor.row_bytes();
-            let blocks = Blocks { grid, len: to.block_len(), bytes: to.block_bytes(), row_bytes };
+            let decode = |bytes: &[u8], out: &mut [f32]| to.decode(bytes, out);
+            let blocks = Blocks { grid, len: to.block_len(), bytes: to.block_bytes(), row_bytes, decode: &decode };
             round(&blocks, values, hessian, effort, tensor.bytes.to_mut());
         }
         Ok(tensor)
@@ -80,6 +86,8 @@ pub(crate) struct Blocks<'g> {
     pub(crate) bytes: usize,
     /// Bytes of a row.
     pub(crate) row_bytes: usize,
+    /// Numbers of a row.
+    pub(crate) decode: &'g (dyn Fn(&[u8], &mut [f32]) + Sync),
 }
 
 /// Rounds `values` anew, on all threads: `encoded` holds what a search that knows only the diagonal made of them, and takes
@@ -99,6 +107,9 @@ pub(crate) fn round(blocks: &Blocks<'_>, values: &[f32], hessian: &Hessian, effo
             .zip(values.par_chunks(ROWS * cols))
             .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
         first += part.width();
+        if let Some(inputs) = hessian.row_inputs().filter(|inputs| inputs.width() == cols && part.width() == cols) {
+            row_descent::descend(blocks, &panels, hessian.added(), inputs, values, encoded);
+        }
     }
 }
 
@@ -120,7 +131,8 @@ mod tests {
             let Some(grid) = format.info().grid else { continue };
             let panels = Panels::new(&hessian.parts()[0], grid.group_len);
             let row_bytes = format.row_bytes(cols).unwrap();
-            let blocks = Blocks { grid, len: format.block_len(), bytes: format.block_bytes(), row_bytes };
+            let blocks =
+                Blocks { grid, len: format.block_len(), bytes: format.block_bytes(), row_bytes, decode: &|_, _| {} };
             let matrix = Matrix { blocks: &blocks, panels: &panels, cols, first: 0, passes: 1 };
             let start = Tensor::quantize(&values, vec![rows, cols], format, None).unwrap();
             let rounded = |level| {

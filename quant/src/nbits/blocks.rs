@@ -35,6 +35,16 @@ impl NBits {
         }
     }
 
+    /// Numbers of working blocks.
+    pub(super) fn decode_working(self, blocks: &[u8], out: &mut [f32]) {
+        for (block, out) in blocks.chunks_exact(self.working_bytes()).zip(out.chunks_exact_mut(self.block_len)) {
+            let (scale, zero, levels) = split(block);
+            for (x, level) in out.iter_mut().zip(levels) {
+                *x = scale * f32::from(*level as i8) - scale * f32::from(zero as i8);
+            }
+        }
+    }
+
     pub(super) fn levels(self) -> Levels {
         let middle = f32::from(self.middle());
         Levels { low: -middle, high: middle - 1.0 }

@@ -264,6 +264,7 @@ impl NBitsMatrix<'static> {
             len: grid.block_len,
             bytes,
             row_bytes: grid.blocks(cols) * bytes,
+            decode: &|row, out| grid.decode_working(row, out),
         };
         calibrated::round(&layout, &values, &hessian, effort, &mut blocks);
         Ok(NBitsMatrix::from_blocks(&blocks, extent, grid))
