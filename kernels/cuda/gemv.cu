@@ -23,14 +23,14 @@
 //
 // Launch: `blocks` blocks of 512 threads (any power of two from 32 to 512 works), best as many as there are multiprocessors. With
 //   tiles = ceil(k / L)        L: f32 128, f16 and bf16 256, quantized 256
-//   units                      quantized: ceil(n / 4); plain numbers: the outputs
+//   units = ceil(n / ROWS)     ROWS: quantized 4, plain numbers 2
 //   each = units / blocks, more = units % blocks, inverse_tiles = 1.0f / tiles
-// Dynamic shared bytes, at least, with warps = threads / 32 and a ring of S stages (plain numbers 8, quantized 3) of TILES
-// tiles of TILE bytes (f32, f16, bf16: 512; quantized: formats.cuh), TILES = 1 where TILE > 800, else 2:
+// Dynamic shared bytes, at least, with warps = threads / 32 and a ring of S stages of TILES tiles of TILE bytes (f32, f16, bf16:
+// S 8, TILES 1, TILE 1024; quantized: S 2, TILE as in formats.cuh, TILES 2 where that is more than 800, else 4):
 //   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 384
-//   ROWS   quantized 4, plain numbers 1;   capacity = (each + 1) * (quantized 4; plain numbers 1, with a gate 2)
+//   capacity = (each + 1) ROWS
 //   warps S (TILES TILE + 16) + M tiles X
-//     + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS + (2 conv_width - 1) capacity)
+//     + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS + 2 conv_width capacity)
 // and best more than half of a multiprocessor's: then blocks are spread evenly even where the kernel before has not ended.
 // Where that passes what a block may have (k very long, M = 8) take fewer threads or fewer tokens a launch.
 //

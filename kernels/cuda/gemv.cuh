@@ -7,12 +7,13 @@
 //   inside a row. Pieces of a row meet in shared memory and are added in the order of the warps.
 // A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the
 // first request, and little after the last product. Quantized weights are few bytes for many instructions: there a lane
-// of Hopper asks for a stage of its warp at once, and the tiles of a stage are worked on side by side.
+// of Hopper asks for a stage of its warp at once, and tiles are worked on side by side. Of plain numbers two rows share what is read of x,
+// half of what shared memory would have to give otherwise.
 //
-//   tile    what 32 lanes take at once, 16 bytes of codes each: for quantized weights an octet of 4 rows (formats.cuh), 8 lanes a row; of
-//           plain numbers 512 bytes of one row
+//   tile    what 32 lanes take at once: for quantized weights an octet of 4 rows (formats.cuh), 16 bytes of codes a lane, 8 lanes a row; of
+//           plain numbers 512 bytes of 2 rows, 16 of each a lane
 //   group   the rows of a tile, and the tiles along them, `tiles` in number
-//   stage   W::TILES tiles, one or two
+//   stage   W::TILES tiles, W::TOGETHER of which are worked on side by side
 #pragma once
 #include "formats.cuh"
 
@@ -36,42 +37,45 @@ struct Gemv {
 
 // ----------------------------------------------------------------------------------------------------------------------------- weights
 
-// Of rows of plain numbers a tile is 512 bytes, N numbers a lane, the last one of a row filled up with zeros. With a gate, the two rows of
-// an output are half of W apart.
+// Of plain numbers a tile is 512 bytes of each of two rows, N numbers a lane, the last one of a row filled up with zeros: what is read of x
+// serves both. They are the two rows of an output, half of W apart, or neighbours.
 template <class T, int N> struct Floats {
-    static constexpr int ROWS = 1, LANES = 32, BYTES = 512, TILES = 2, STAGES = 8;
+    static constexpr int ROWS = 2, LANES = 16, ROW_BYTES = 512, BYTES = 2 * ROW_BYTES, TILES = 1, TOGETHER = 1, STAGES = 8;
     static constexpr bool CONTIGUOUS = false;
     int pieces, tiles, gap;
     INLINE Floats(const Gemv& g) {
         pieces = (g.k + N - 1) / N, tiles = (pieces + 31) / 32;
         gap = g.y_kind >= Y_GLU_F32 ? g.n / 2 : 0;
     }
-    // Rows of a block, for `groups` of its share, and where in W the one numbered `local` is, `first` being the first output.
-    INLINE int rows(const Gemv&, int, int groups) const { return gap ? 2 * groups : groups; }
-    INLINE int row(int first, int local) const { return gap ? first + local / 2 + (local & 1) * gap : first + local; }
+    INLINE int row(int first, int local) const {
+        const int i = first + local;
+        return gap ? i / 2 + (i & 1) * gap : i;
+    }
 
     // A warp's stream of tiles.
     struct Stream {
         const uint8_t* from;
+        int64_t second;  // from the first row to the other, if there is one
         int first, local, tile, left;
         INLINE Stream(const Floats& w, const Gemv& g, int first, int local, int tile, int left)
             : first(first), local(local), tile(tile), left(left) {
             locate(w, g);
         }
         INLINE void locate(const Floats& w, const Gemv& g) {
-            from = g.w + (int64_t)w.row(first, local) * g.stride * (int)sizeof(T) + tile * BYTES + threadIdx.x % 32 * 16;
+            const int64_t row_bytes = (int64_t)g.stride * (int)sizeof(T);
+            from = g.w + w.row(first, local) * row_bytes + tile * ROW_BYTES + threadIdx.x % 32 * 16;
+            second = first + local + 1 < g.n ? (w.gap ? w.gap : 1) * row_bytes : 0;
         }
         // Asks for the next stage, or for what is left.
         INLINE void request(uint8_t* stage, const Floats& w, const Gemv& g) {
             const int lane = threadIdx.x % 32;
-#pragma unroll
-            for (int p = 0; p < TILES; p++) {
-                if (left - p <= 0) continue;
-                copy_async16(stage + p * BYTES + lane * 16, from, tile * 32 + lane < w.pieces);
-                from += BYTES;
-                if (++tile == w.tiles) tile = 0, local++, locate(w, g);
-            }
-            left -= TILES;
+            static_assert(TILES == 1, "a stage is a tile");
+            if (left-- <= 0) return;
+            const bool valid = tile * 32 + lane < w.pieces;
+            copy_async16(stage + lane * 16, from, valid);
+            copy_async16(stage + ROW_BYTES + lane * 16, from + second, valid);
+            from += ROW_BYTES;
+            if (++tile == w.tiles) tile = 0, local += ROWS, locate(w, g);
         }
     };
 };
@@ -107,12 +111,11 @@ struct F16 : Floats<f16_t, 8> {
 
 // Repacked matrices are one run of tiles. With a gate, the rows of an output are side by side.
 template <class F> struct Units {
-    static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES, TILES = BYTES > 800 ? 1 : 2;
-    static constexpr int STAGES = 3;
+    static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES, TOGETHER = BYTES > 800 ? 1 : 2;
+    static constexpr int TILES = 2 * TOGETHER, STAGES = 2;
     static constexpr bool CONTIGUOUS = true;
     int tiles;
     INLINE Units(const Gemv& g) { tiles = (g.k + 255) / 256; }
-    INLINE int rows(const Gemv& g, int first, int groups) const { return min(ROWS * groups, g.n - first); }
     INLINE int row(int first, int local) const { return first + local; }
 
     struct Stream {
@@ -257,24 +260,29 @@ struct IntX {
 
 // ------------------------------------------------------------------------------------------------------------------ products of a tile
 
-// sum[t] = w . x_t for what a lane has of a tile; `x` is the tile's part of the first token's x, `apart` what lies
-// between tokens.
+// sum[r][t] = w_r . x_t for what a lane has of a tile, of one row or, where LANE_ROWS is 2, of both; `x` is the tile's part of the first
+// token's x, `apart` what lies between tokens.
 template <class W> struct FloatProduct {
     using Weights = W;
     using X = FloatX<W::PIECE, 32>;
-    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
-        float w[W::PIECE];
-        W::numbers(*(const uint4*)(tile + lane * 16), w);
+    static constexpr int LANE_ROWS = 2;
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[2][M]) {
+        float w[2][W::PIECE];
+        W::numbers(*(const uint4*)(tile + lane * 16), w[0]);
+        W::numbers(*(const uint4*)(tile + W::ROW_BYTES + lane * 16), w[1]);
 #pragma unroll
         for (int t = 0; t < M; t++) {
-            sum[t] = 0.0f;
+            sum[0][t] = sum[1][t] = 0.0f;
 #pragma unroll
             for (int p = 0; p < W::PIECE / 4; p++) {
                 const float4 v = *(const float4*)(x + t * apart + (p * 32 + lane) * 16);
-                sum[t] += w[4 * p] * v.x;
-                sum[t] += w[4 * p + 1] * v.y;
-                sum[t] += w[4 * p + 2] * v.z;
-                sum[t] += w[4 * p + 3] * v.w;
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    sum[r][t] += w[r][4 * p] * v.x;
+                    sum[r][t] += w[r][4 * p + 1] * v.y;
+                    sum[r][t] += w[r][4 * p + 2] * v.z;
+                    sum[r][t] += w[r][4 * p + 3] * v.w;
+                }
             }
         }
     }
@@ -284,7 +292,8 @@ template <class W> struct FloatProduct {
 template <class F> struct IntProduct {
     using Weights = Units<F>;
     using X = IntX;
-    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
+    static constexpr int LANE_ROWS = 1;
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[1][M]) {
         const TileUnit<F> unit(tile, lane);
         uint32_t low[4], high[4];
 #pragma unroll
@@ -300,8 +309,8 @@ template <class F> struct IntProduct {
             const float2 scale = *(const float2*)(at + 32);
             const float product = F::HALVES ? unit.scale.first * (float)first + unit.scale.second * (float)second
                                             : unit.scale.first * (float)(first + second);
-            sum[t] = product * scale.x;
-            if (F::MINIMUM) sum[t] -= unit.scale.minimum * scale.y;
+            sum[0][t] = product * scale.x;
+            if (F::MINIMUM) sum[0][t] -= unit.scale.minimum * scale.y;
         }
     }
     static INLINE int dot(const uint32_t (&q)[4], uint4 v) {
@@ -316,7 +325,8 @@ template <class F> struct IntProduct {
 template <class F> struct ExactProduct {
     using Weights = Units<F>;
     using X = FloatX<UNIT, OCTET>;
-    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[M]) {
+    static constexpr int LANE_ROWS = 1;
+    template <int M> static INLINE void of(const uint8_t* tile, int lane, const uint8_t* x, int apart, float (&sum)[1][M]) {
         const TileUnit<F> unit(tile, lane);
         const float scale = unit.scale.first, minimum = unit.scale.minimum;
         x += lane % OCTET * 16;
@@ -329,9 +339,9 @@ template <class F> struct ExactProduct {
         }
 #pragma unroll
         for (int t = 0; t < M; t++) {
-            if (F::MINIMUM) sum[t] = half[0][t] + half[1][t];
-            else if (F::HALVES) sum[t] = scale * half[0][t] + unit.scale.second * half[1][t];
-            else sum[t] = scale * (half[0][t] + half[1][t]);
+            if (F::MINIMUM) sum[0][t] = half[0][t] + half[1][t];
+            else if (F::HALVES) sum[0][t] = scale * half[0][t] + unit.scale.second * half[1][t];
+            else sum[0][t] = scale * (half[0][t] + half[1][t]);
         }
     }
     template <int M>
@@ -457,7 +467,7 @@ struct Sums {
     float* biases;   // [capacity]: of the block's rows
     float* before;   // [M][capacity]: what is added to
     int* owners;     // [capacity / ROWS]
-    float* conv;     // [2 width - 1][capacity]: taps, then past inputs of the block's channels
+    float* conv;     // [2 width][capacity]: taps, past inputs, biases of the block's channels
     int capacity;    // rows of a block at most
     INLINE Sums(uint8_t* shared, int warps, int m, int rows, int capacity) : capacity(capacity) {
         heads = (int*)shared, squares = (float*)(heads + warps + 1), tails = squares + m * warps, parts = tails + warps * m * rows;
@@ -475,7 +485,7 @@ struct Sums {
 // Output `channel`, number `i` of the block's, through the causal convolution of which it is the newest input.
 INLINE float convolved(const Gemv& g, const Sums& sums, int channel, int i, float x) {
     const float *taps = sums.conv + i, *past = taps + g.conv_width * sums.capacity;
-    float y = g.conv_bias ? g.conv_bias[channel] : 0.0f;
+    float y = g.conv_bias ? past[(g.conv_width - 1) * sums.capacity] : 0.0f;
 #pragma unroll 1
     for (int j = 0; j < g.conv_width - 1; j++) {
         y += taps[j * sums.capacity] * past[j * sums.capacity];
@@ -495,7 +505,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     // The block's rows, and the warp's share of their tiles.
     const W w(g);
     const int gated = g.y_kind >= Y_GLU_F32, groups = g.each + ((int)blockIdx.x < g.more);
-    int first = (blockIdx.x * g.each + min((int)blockIdx.x, g.more)) * W::ROWS, rows = w.rows(g, first, groups);
+    const int first = (blockIdx.x * g.each + min((int)blockIdx.x, g.more)) * W::ROWS, rows = min(W::ROWS * groups, g.n - first);
     const int items = (rows + W::ROWS - 1) / W::ROWS * w.tiles, most = (items + warps - 1) >> (26 - __clz(blockDim.x));
     const int begin = min(warp * most, items);
     int left = min(most, items - begin), group = (int)(((float)begin + 0.5f) * g.inverse_tiles), tile = begin - group * w.tiles;
@@ -507,7 +517,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
 
     // ---- x, while the first weights are under way
     X x{shared + warps * Ring<W>::BYTES, w.tiles};
-    const Sums sums(x.x + M * w.tiles * X::BYTES, warps, M, W::ROWS, (g.each + 1) * (W::ROWS == 1 && gated ? 2 : W::ROWS));
+    const Sums sums(x.x + M * w.tiles * X::BYTES, warps, M, W::ROWS, (g.each + 1) * W::ROWS);
     if (lane == 0) sums.heads[warp] = left > 0 && tile > 0 ? group : -1;
     if (threadIdx.x == 0) sums.heads[warps] = -1;
     if (g.bias) {
@@ -517,7 +527,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     float norm_weights[8];
     if (g.x_kind >= X_RMS_NORM) load8(norm_weights, g.norm_weight, threadIdx.x, g.k, true);
     previous_kernel_wait();
-    const int count = rows >> gated, output = W::ROWS == 1 ? first : first >> gated;
+    const int count = rows >> gated, output = first >> gated;
 #pragma unroll 1
     for (int i = threadIdx.x; i < min(count, g.conv_channels - output); i += blockDim.x) {
 #pragma unroll 1
@@ -526,6 +536,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
                                                 : g.conv_past + (j - g.conv_width) * g.conv_channels;
             copy_async4(sums.conv + j * sums.capacity + i, row + output + i);
         }
+        if (g.conv_bias) copy_async4(sums.conv + (2 * g.conv_width - 1) * sums.capacity + i, g.conv_bias + output + i);
     }
 #pragma unroll 1
     for (int t = 0; t < tokens; t++) {
@@ -542,37 +553,49 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     __syncthreads();
 
     // ---- products
-    float acc[M] = {};
+    constexpr int LANE_ROWS = Product::LANE_ROWS;
+    float acc[LANE_ROWS][M] = {};
 #pragma unroll 1
     for (int i = 0; i < left; i += W::TILES) {
         const uint8_t* stage = ring.next(w, g);
-        float part[W::TILES][M];
 #pragma unroll
-        for (int p = 0; p < W::TILES; p++) {
-            const int at = tile + p < w.tiles ? tile + p : tile + p - w.tiles;
-            Product::of(stage + p * W::BYTES, lane, x.x + at * X::BYTES, w.tiles * X::BYTES, part[p]);
-        }
+        for (int s = 0; s < W::TILES; s += W::TOGETHER) {
+            if (s > 0 && i + s >= left) break;
+            float part[W::TOGETHER][LANE_ROWS][M];
 #pragma unroll
-        for (int p = 0; p < W::TILES; p++) {
-            if (p > 0 && i + p >= left) break;
-#pragma unroll
-            for (int t = 0; t < M; t++) acc[t] += part[p][t];
-            if (++tile < w.tiles && i + p < left - 1) continue;
-#pragma unroll
-            for (int d = W::LANES / 2; d > 0; d >>= 1) {
-#pragma unroll
-                for (int t = 0; t < M; t++) acc[t] += __shfl_xor_sync(FULL_WARP, acc[t], d);
+            for (int p = 0; p < W::TOGETHER; p++) {
+                const int at = tile + p < w.tiles ? tile + p : tile + p - w.tiles;
+                Product::of(stage + (s + p) * W::BYTES, lane, x.x + at * X::BYTES, w.tiles * X::BYTES, part[p]);
             }
-            const bool owner = sums.heads[warp] != group;
-            if (owner && lane == 0) sums.owners[group] = warp;
 #pragma unroll
-            for (int t = 0; t < M; t++) {
-                float* sum = owner ? sums.parts + t * sums.capacity + group * W::ROWS
-                                   : sums.tails + (warp * M + t) * W::ROWS;
-                if (lane % W::LANES == 0) sum[lane / W::LANES] = acc[t];
-                acc[t] = 0.0f;
+            for (int p = 0; p < W::TOGETHER; p++) {
+                if (p > 0 && i + s + p >= left) break;
+#pragma unroll
+                for (int r = 0; r < LANE_ROWS; r++) {
+#pragma unroll
+                    for (int t = 0; t < M; t++) acc[r][t] += part[p][r][t];
+                }
+                if (++tile < w.tiles && i + s + p < left - 1) continue;
+                const bool owner = sums.heads[warp] != group;
+                if (owner && lane == 0) sums.owners[group] = warp;
+#pragma unroll
+                for (int t = 0; t < M; t++) {
+                    float sum = acc[0][t];
+                    if (LANE_ROWS == 2) {
+                        // The lower lanes go on with the first row, the upper ones with the second.
+                        const float other = acc[LANE_ROWS - 1][t];
+                        const bool upper = lane >= W::LANES;
+                        sum = (upper ? other : sum) + __shfl_xor_sync(FULL_WARP, upper ? sum : other, W::LANES);
+                    }
+#pragma unroll
+                    for (int d = W::LANES / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, d);
+                    float* to = owner ? sums.parts + t * sums.capacity + group * W::ROWS : sums.tails + (warp * M + t) * W::ROWS;
+                    if (lane % W::LANES == 0) to[lane / W::LANES] = sum;
+#pragma unroll
+                    for (int r = 0; r < LANE_ROWS; r++) acc[r][t] = 0.0f;
+                }
+                tile = 0, group++;
             }
-            tile = 0, group++;
         }
     }
     // A warp without work has not yet handed in its part of `biases` and `before`.

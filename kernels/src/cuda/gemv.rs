@@ -25,8 +25,8 @@ fn tile_bytes(format: Format) -> usize {
         Format::Q5_0 | Format::Q5K => 704,
         Format::Q6K => 848,
         Format::Iq4Xs => 544,
-        // Plain numbers of one row.
-        _ => 512,
+        // Plain numbers of two rows.
+        _ => 1024,
     }
 }
 
@@ -145,14 +145,14 @@ impl Argument for Gemv {}
 /// evenly, one to each, even where another kernel's are still there.
 const ALONE: usize = 116 << 10;
 
-/// Bytes of a warp's ring: stages of one or two tiles, each with room for a phase.
+/// Bytes of a warp's ring: stages of a few tiles, each with room for a phase.
 fn ring_bytes(format: Format) -> usize {
     let tile = tile_bytes(format);
-    let (stages, stage) = match format.is_quantized() {
-        true => (3, if tile > 800 { tile } else { 2 * tile }),
-        false => (8, 2 * tile),
+    let (stages, tiles) = match format.is_quantized() {
+        true => (2, if tile > 800 { 2 } else { 4 }),
+        false => (8, 1),
     };
-    stages * (stage + 16)
+    stages * (tiles * tile + 16)
 }
 
 /// A causal convolution that the first `channels` outputs go through, continuing after `past`.
@@ -174,9 +174,9 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// For up to `tokens` tokens; `None` if there is no such kernel, or no room for its activations. `gated`: an output takes
-    /// two rows. `taps` of the convolution after it, 0 for none.
-    fn new(cuda: &Cuda, tokens: usize, run: &Run, gated: bool, taps: usize) -> Option<Kernel> {
+    /// For up to `tokens` tokens; `None` if there is no such kernel, or no room for its activations. `taps` of the convolution
+    /// after it, 0 for none.
+    fn new(cuda: &Cuda, tokens: usize, run: &Run, taps: usize) -> Option<Kernel> {
         let fast = cuda.mode == Mode::Fast;
         let (file, flavour, sizes) = match (run.format.is_quantized(), fast) {
             (false, _) => ("gemv", "", &[1, 4, 8][..]),
@@ -186,23 +186,20 @@ impl Kernel {
         let tokens = *sizes.iter().find(|m| tokens <= **m)?;
         // Columns of a tile, rows that are worked on together, bytes of a tile's activations.
         let (columns, rows, x_bytes) = match run.format {
-            Format::F32 => (128, 1, 512),
-            Format::F16 | Format::Bf16 => (256, 1, 1024),
+            Format::F32 => (128, 2, 512),
+            Format::F16 | Format::Bf16 => (256, 2, 1024),
             _ if !fast => (TILE_COLUMNS, TILE_ROWS, 1024),
             _ => (TILE_COLUMNS, TILE_ROWS, 384),
         };
         let tiles = run.cols.div_ceil(columns);
-        let units = match (rows, gated) {
-            (1, true) => run.rows / 2,
-            (rows, _) => run.rows.div_ceil(rows),
-        };
+        let units = run.rows.div_ceil(rows);
         let blocks = cuda.device.multiprocessors.min(units).max(1);
         let (each, more) = (units / blocks, units % blocks);
         // The kernels count a block's tiles in 20 bits.
         if (each + 1) * tiles >= 1 << 20 {
             return None;
         }
-        let capacity = (each + 1) * if rows == 1 && gated { 2 } else { rows };
+        let capacity = (each + 1) * rows;
         let shared = |threads: usize| {
             let warps = threads / 32;
             let sums = warps + 1 + warps * tokens + warps * tokens * rows;
@@ -261,12 +258,12 @@ impl Kernel {
 
 /// Whether a product with that many tokens reads the weights as they are.
 pub fn takes(cuda: &Cuda, tokens: usize, run: &Run) -> bool {
-    !run.interleaved && Kernel::new(cuda, tokens, run, false, 0).is_some()
+    !run.interleaved && Kernel::new(cuda, tokens, run, 0).is_some()
 }
 
 /// The run's columns of a product; [`takes`] says whether there is a kernel for it.
 pub fn product(cuda: &Cuda, run: &Run, norm: Option<&NormWeights<Vector>>, x: &Rows, into: Into<'_>) -> Result<()> {
-    let Some(kernel) = Kernel::new(cuda, x.rows, run, false, 0) else { unreachable!("asked before") };
+    let Some(kernel) = Kernel::new(cuda, x.rows, run, 0) else { unreachable!("asked before") };
     let y_kind = match into {
         Into::Store(y) => stored(y),
         Into::Add(_) => 2,
@@ -288,7 +285,7 @@ pub fn gated(cuda: &Cuda, run: &Run, norm: &NormWeights<Vector>, x: &Rows, y: &R
     if run.interleaved != run.format.is_quantized() {
         return Ok(false);
     }
-    let Some(kernel) = Kernel::new(cuda, x.rows, run, true, 0) else { return Ok(false) };
+    let Some(kernel) = Kernel::new(cuda, x.rows, run, 0) else { return Ok(false) };
     kernel.run(cuda, run, Some(norm), [x, y], 3 + stored(y), None)?;
     Ok(true)
 }
@@ -306,7 +303,7 @@ pub fn convolved(
     if x.rows != 1 || run.interleaved {
         return Ok(false);
     }
-    let Some(kernel) = Kernel::new(cuda, 1, run, false, conv.weights.width) else { return Ok(false) };
+    let Some(kernel) = Kernel::new(cuda, 1, run, conv.weights.width) else { return Ok(false) };
     kernel.run(cuda, run, Some(norm), [x, y], stored(y), Some(conv))?;
     Ok(true)
 }
