@@ -7,8 +7,8 @@
 //   inside a row. Pieces of a row meet in shared memory and are added in the order of the warps.
 // A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the
 // first request, and little after the last product. Quantized weights are few bytes for many instructions: there a lane
-// of Hopper asks for a stage of its warp at once, and tiles are worked on side by side. Of plain numbers two rows share what is read of x,
-// half of what shared memory would have to give otherwise.
+// of Hopper asks for a stage of its warp at once, and tiles are worked on side by side. Of plain numbers two rows share what is read of x:
+// shared memory gives two thirds of the bytes that it would give to each alone.
 //
 //   tile    what 32 lanes take at once: for quantized weights an octet of 4 rows (formats.cuh), 16 bytes of codes a lane, 8 lanes a row; of
 //           plain numbers 512 bytes of 2 rows, 16 of each a lane
