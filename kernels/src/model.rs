@@ -258,17 +258,14 @@ impl<'a, B: Backend> Model<'a, B> {
         state: &mut State<B>,
         mut sink: impl FnMut(&[f32], &[f32]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.check(tokens, state)?;
-        for chunk in tokens.chunks(self.backend.chunk()) {
-            self.prepare(chunk, state)?;
-            let State { mixers, place: Some(place), .. } = &mut *state else { unreachable!("it was just set") };
-            let (mut memory, mut r) = (None, self.backend.embed(&self.ends.embedding, place)?);
-            self.walk(0..self.branches.len(), &mut r, place, &mut memory, mixers)?;
-            let inputs = self.backend.read(&self.backend.norm(&self.ends.final_norm, &r)?)?;
-            let logits = self.backend.read(&self.ends.logits(self.backend, &r)?)?;
-            sink(&inputs, &probabilities(&logits, self.plan.padded_vocab_size, self.plan.vocab_size))?;
-        }
-        Ok(())
+        self.hidden(tokens, state, |block, r| {
+            if block + 1 < self.plan.blocks.len() {
+                return Ok(());
+            }
+            let inputs = self.backend.read(&self.backend.norm(&self.ends.final_norm, r)?)?;
+            let logits = self.backend.read(&self.ends.logits(self.backend, r)?)?;
+            sink(&inputs, &probabilities(&logits, self.plan.padded_vocab_size, self.plan.vocab_size))
+        })
     }
 
     fn check(&self, tokens: &[u32], state: &State<B>) -> Result<()> {

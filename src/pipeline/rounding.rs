@@ -148,7 +148,8 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
         let source = maps.model.source();
         let plan = source.plan();
         let windows = first_tokens(maps.calibration, tokens);
-        let head_inputs = Arc::new(head_inputs(&backend, source, &windows)?);
+        let begin = first_tokens(maps.calibration, tokens.min(HEAD_TOKENS));
+        let head_inputs = Arc::new(head_inputs(&backend, source, &begin)?);
         let head = if plan.tied { Role::Embedding } else { Role::Head };
         let mut ready = HashMap::new();
         let mut ends = Replaced { source, tensors: HashMap::new() };
@@ -213,19 +214,13 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
     }
 }
 
-/// Tokens after which a head's rows are looked at, about: after each the host reads a row of logits.
+/// Tokens after which a head's rows are looked at, at most: after each the host reads a row of logits.
 const HEAD_TOKENS: usize = 1 << 17;
 
-/// The inputs of the head that matter to its rows, at the beginning of this text.
+/// The inputs of the head that matter to its rows, on this text.
 fn head_inputs<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]]) -> Result<RowInputs> {
     let (model, plan) = (Model::load(backend, source)?, source.plan());
-    let mut count = 0;
-    let enough = windows.iter().take_while(|window| {
-        let more = count < HEAD_TOKENS;
-        count += if more { window.len() } else { 0 };
-        more
-    });
-    let windows = &windows[..enough.count()];
+    let count = windows.iter().map(|window| window.len()).sum();
     let progress = Progress::tokens("predict", count as u64);
     let mut row_inputs = RowInputs::new(count, plan.d_model, plan.vocab_size);
     for window in windows {
