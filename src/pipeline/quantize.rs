@@ -9,12 +9,13 @@ use crate::progress::Progress;
 use crate::source::OpenModel;
 use regex_lite::Regex;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
 use tamborim_converters::gguf::CalibrationFile;
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Calibration, Choice, Effort, Format, Hessian, Recipe, Tensor, allocate};
+use tamborim_quant::{Calibration, Choice, Format, Hessian, Recipe, Tensor, allocate};
 
 /// What `--target-bpw` chooses from. Others of as many bits lose more at the same size (docs/quantization.md).
 const WANTED: [Format; 7] =
@@ -193,18 +194,21 @@ impl Plan {
                 None => Ok(tensor.recode(to, None)?),
             })
         };
-        let round = |spec: &TensorSpec, numbers: &[f32], hessian: &Hessian| {
-            let to = format(spec)?;
-            if !to.is_quantized() || to == model.source().format(spec)? {
-                return Ok(None);
-            }
-            let shape = spec.shape.clone();
-            Ok(Some(Tensor::quantize_calibrated(numbers, shape, to, hessian, Effort::default())?))
-        };
         match calibrated {
             None => write(&|_| Ok(None)),
-            Some(calibrated) => with_rounded(model, calibrated, &round, |rounded| write(rounded)),
+            Some(calibrated) => with_rounded(model, calibrated, self.targets(model)?, |rounded| write(rounded)),
         }
+    }
+
+    /// What maps are rounded to: those that become floats, or stay what they are, are not.
+    fn targets(&self, model: &OpenModel) -> Result<HashMap<String, Format>> {
+        let mut targets = HashMap::new();
+        for Row { spec, choice, .. } in self.rows.iter().filter(|row| row.choice.format.is_quantized()) {
+            if choice.format != model.source().format(spec)? {
+                targets.insert(spec.name.clone(), choice.format);
+            }
+        }
+        Ok(targets)
     }
 
     pub fn parameters(&self) -> usize {

@@ -6,10 +6,11 @@ use super::write::Written;
 use super::write_onnx::{nearest_blocks, write_onnx};
 use crate::Result;
 use crate::source::OpenModel;
+use std::collections::HashMap;
 use std::path::Path;
 use tamborim_converters::onnx::{Options, Storage};
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Effort, Format, Hessian, NBits, NBitsMatrix, Recipe, StoredAs};
+use tamborim_quant::{Format, NBits, NBitsMatrix, Recipe, StoredAs};
 
 /// Blocks that there are, longest first.
 const BLOCKS: [usize; 4] = [128, 64, 32, 16];
@@ -90,15 +91,19 @@ impl OnnxPlan {
                 None => nearest_blocks(spec, tensor, grid),
             })
         };
-        let round = |spec: &TensorSpec, numbers: &[f32], hessian: &Hessian| {
-            let Storage::Blocks(grid) = storage(spec)? else { return Ok(None) };
-            let extent = [spec.shape[0], spec.shape[1]];
-            Ok(Some(NBitsMatrix::quantize_calibrated(numbers, extent, grid, hessian, Effort::default())?))
-        };
         match calibrated {
             None => write(&|_| Ok(None)),
-            Some(calibrated) => with_rounded(model, calibrated, &round, |rounded| write(rounded)),
+            Some(calibrated) => with_rounded(model, calibrated, self.targets(), |rounded| write(rounded)),
         }
+    }
+
+    /// What maps are rounded to: those that become floats are not.
+    fn targets(&self) -> HashMap<String, NBits> {
+        let target = |(spec, storage): &(TensorSpec, Storage)| match storage {
+            Storage::Blocks(grid) => Some((spec.name.clone(), *grid)),
+            Storage::Float(_) => None,
+        };
+        self.rows.iter().filter_map(target).collect()
     }
 
     pub fn parameters(&self) -> usize {

@@ -6,6 +6,7 @@ use super::replaced::Replaced;
 use super::sensitivity::first_tokens;
 use crate::Result;
 use crate::device::{Device, on_device};
+use crate::output::note;
 use crate::progress::Progress;
 use crate::source::OpenModel;
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use tamborim_converters::gguf::CalibrationFile;
 use tamborim_kernels::{Backend, Cpu, Gap, Model, Succession};
 use tamborim_model::{Role, TensorSpec};
-use tamborim_quant::{Hessian, Lack, NBitsMatrix, RowInputs, Tensor, TensorSource};
+use tamborim_quant::{Effort, Format, Hessian, Lack, NBits, NBitsMatrix, RowInputs, Tensor, TensorSource};
 
 /// What of a map's lack its rounding makes up for (measured: docs/quantization.md): a share of it, less of it the more a
 /// finite text leaves to chance, which grows with the channels.
@@ -29,44 +30,72 @@ pub struct Calibrated<'c> {
     pub run: Option<(Device, usize)>,
 }
 
-/// A rounded map, as it will be stored.
-pub trait Rounded {
+/// What maps are rounded to.
+pub trait Target: Copy {
+    /// A rounded map, as it will be stored.
+    type Rounded;
+
+    /// Elements of a block.
+    fn block_len(self) -> usize;
+
+    /// Rounds a map's numbers for inputs of this Hessian.
+    fn round(self, spec: &TensorSpec, numbers: &[f32], hessian: &Hessian) -> Result<Self::Rounded>;
+
     /// The same as a model runs with it.
-    fn to_tensor(&self) -> Result<Tensor<'static>>;
+    fn tensor(rounded: &Self::Rounded) -> Tensor<'static>;
 }
 
-impl Rounded for Tensor<'static> {
-    fn to_tensor(&self) -> Result<Tensor<'static>> {
-        Ok(self.clone())
+impl Target for Format {
+    type Rounded = Tensor<'static>;
+
+    fn block_len(self) -> usize {
+        self.block_len()
+    }
+
+    fn round(self, spec: &TensorSpec, numbers: &[f32], hessian: &Hessian) -> Result<Tensor<'static>> {
+        Ok(Tensor::quantize_calibrated(numbers, spec.shape.clone(), self, hessian, Effort::default())?)
+    }
+
+    fn tensor(rounded: &Tensor<'static>) -> Tensor<'static> {
+        rounded.clone()
     }
 }
 
-impl Rounded for NBitsMatrix<'static> {
-    fn to_tensor(&self) -> Result<Tensor<'static>> {
-        Ok(self.decoded())
+impl Target for NBits {
+    type Rounded = NBitsMatrix<'static>;
+
+    fn block_len(self) -> usize {
+        self.block_len()
+    }
+
+    fn round(self, spec: &TensorSpec, numbers: &[f32], hessian: &Hessian) -> Result<NBitsMatrix<'static>> {
+        let extent = [spec.shape[0], spec.shape[1]];
+        Ok(NBitsMatrix::quantize_calibrated(numbers, extent, self, hessian, Effort::default())?)
+    }
+
+    fn tensor(rounded: &NBitsMatrix<'static>) -> Tensor<'static> {
+        rounded.decoded()
     }
 }
 
-/// Rounds a map's numbers for inputs of this Hessian; `None` where it is not to be rounded.
-pub type Round<'r, T> = dyn Fn(&TensorSpec, &[f32], &Hessian) -> Result<Option<T>> + 'r;
-
-/// Gives `job` a function that has every map rounded, each to be asked for once; `None` where `round` says so, or where the
-/// calibration knows nothing of its input.
-pub fn with_rounded<T: Rounded, R>(
+/// Gives `job` a function that has every map of `targets`, by name, rounded to its own, each to be asked for once; `None` of
+/// others, and where the calibration knows nothing of the input.
+pub fn with_rounded<T: Target, R>(
     model: &OpenModel,
     calibrated: Calibrated<'_>,
-    round: &Round<'_, T>,
-    job: impl FnOnce(&dyn Fn(&TensorSpec) -> Result<Option<T>>) -> Result<R>,
+    targets: HashMap<String, T>,
+    job: impl FnOnce(&dyn Fn(&TensorSpec) -> Result<Option<T::Rounded>>) -> Result<R>,
 ) -> Result<R> {
-    let maps = Maps { model, calibration: calibrated.file, round, last: LastHessian::default() };
-    match calibrated.run {
-        Some((device, tokens)) if tokens > 0 && Succession::<Cpu>::is_possible(model.source().plan()) => {
-            on_device!(device, |backend| {
-                let successive = Successive::new(maps, backend, tokens)?;
-                job(&|spec| successive.rounded(spec))
-            })
-        }
-        _ => job(&|spec| maps.rounded(spec)),
+    let run = calibrated.run.filter(|(_, tokens)| {
+        *tokens > 0 && !targets.is_empty() && Succession::<Cpu>::is_possible(model.source().plan())
+    });
+    let maps = Maps { model, calibration: calibrated.file, targets, last: LastHessian::default() };
+    match run {
+        Some((device, tokens)) => on_device!(device, |backend| {
+            let successive = Successive::new(maps, backend, tokens)?;
+            job(&|spec| successive.rounded(spec))
+        }),
+        None => job(&|spec| maps.rounded(spec)),
     }
 }
 
@@ -74,11 +103,11 @@ pub fn with_rounded<T: Rounded, R>(
 struct Maps<'m, T> {
     model: &'m OpenModel,
     calibration: &'m CalibrationFile,
-    round: &'m Round<'m, T>,
+    targets: HashMap<String, T>,
     last: LastHessian,
 }
 
-impl<T> Maps<'_, T> {
+impl<T: Target> Maps<'_, T> {
     fn hessian(&self, spec: &TensorSpec) -> Result<Option<Rc<Hessian>>> {
         self.last.hessian(self.calibration, self.model, spec)
     }
@@ -87,31 +116,30 @@ impl<T> Maps<'_, T> {
         Ok(self.model.source().read(spec)?.to_f32())
     }
 
-    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
-        self.rounded_for(spec, None)
+    /// What a map is rounded to, and for inputs of which Hessian; none where it is not.
+    fn target(&self, spec: &TensorSpec) -> Result<Option<(T, Rc<Hessian>)>> {
+        let Some(target) = self.targets.get(&spec.name) else { return Ok(None) };
+        Ok(self.hessian(spec)?.map(|hessian| (*target, hessian)))
     }
 
-    /// The same, where it is the head each row for the inputs that matter to it.
-    fn rounded_for(&self, spec: &TensorSpec, row_inputs: Option<Arc<RowInputs>>) -> Result<Option<T>> {
-        let Some(mut hessian) = self.hessian(spec)? else { return Ok(None) };
-        if let Some(row_inputs) = row_inputs {
-            hessian = Rc::new(Hessian::clone(&hessian).with_row_inputs(row_inputs));
-        }
-        (self.round)(spec, &self.numbers(spec)?, &hessian)
+    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T::Rounded>> {
+        let Some((target, hessian)) = self.target(spec)? else { return Ok(None) };
+        target.round(spec, &self.numbers(spec)?, &hessian).map(Some)
     }
 
     /// The maps of one input, each made up for its part of what they lack.
-    fn corrected(&self, specs: &[TensorSpec], gap: &Gap) -> Result<Vec<(String, T)>> {
-        let specs: Vec<_> = specs.iter().filter(|spec| gap.maps.contains(&spec.name)).collect();
-        let Some(hessian) = specs.first().map(|spec| self.hessian(spec)).transpose()?.flatten() else {
+    fn corrected(&self, specs: &[TensorSpec], gap: &Gap) -> Result<Vec<(String, T::Rounded)>> {
+        let here = specs.iter().filter(|spec| gap.maps.contains(&spec.name));
+        let maps: Vec<_> = here.filter_map(|spec| Some((spec, *self.targets.get(&spec.name)?))).collect();
+        let Some(hessian) = maps.first().map(|(spec, _)| self.hessian(spec)).transpose()?.flatten() else {
             return Ok(Vec::new());
         };
         let lack = if gap.is_added { Lack::Output(&gap.means) } else { Lack::Input(&gap.means) };
-        let outputs: usize = specs.iter().map(|spec| spec.shape[0]).sum();
+        let outputs: usize = maps.iter().map(|(spec, _)| spec.shape[0]).sum();
         let is_shared = gap.is_added || outputs >= gap.width;
         let shared = is_shared.then(|| hessian.correction(lack)).transpose()?;
         let share = (SHARE / (1.0 + NOISE * gap.width as f64 / gap.tokens as f64)) as f32;
-        let round = |spec: &TensorSpec| {
+        let round = |(spec, target): (&TensorSpec, T)| {
             let mut weights = self.numbers(spec)?;
             match &shared {
                 Some(correction) => correction.add_to(&mut weights, gap.width, share)?,
@@ -120,48 +148,48 @@ impl<T> Maps<'_, T> {
                     hessian.correction(Lack::Output(&outputs))?.add_to(&mut weights, gap.width, share)?
                 }
             };
-            Ok((self.round)(spec, &weights, &hessian)?.map(|rounded| (spec.name.clone(), rounded)))
+            Ok((spec.name.clone(), target.round(spec, &weights, &hessian)?))
         };
-        specs.into_iter().filter_map(|spec| round(spec).transpose()).collect()
+        maps.into_iter().map(round).collect()
     }
 }
 
 /// The same, branch by branch.
-struct Successive<'m, B: Backend, T> {
+struct Successive<'m, B: Backend, T: Target> {
     maps: Maps<'m, T>,
     /// The linear maps of every branch.
     branches: Vec<Vec<TensorSpec>>,
     state: RefCell<State<'m, B, T>>,
 }
 
-struct State<'m, B: Backend, T> {
+struct State<'m, B: Backend, T: Target> {
     succession: Succession<'m, B>,
     /// Branches done.
     done: usize,
     /// Maps nobody has asked for yet.
-    ready: HashMap<String, T>,
+    ready: HashMap<String, T::Rounded>,
 }
 
-impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
+impl<'m, B: Backend, T: Target> Successive<'m, B, T> {
     /// Embedding and head are rounded, all else when it is asked for.
     fn new(maps: Maps<'m, T>, backend: B, tokens: usize) -> Result<Self> {
         let source = maps.model.source();
         let plan = source.plan();
         let windows = first_tokens(maps.calibration, tokens);
         let begin = first_tokens(maps.calibration, tokens.min(HEAD_TOKENS));
-        let head_inputs = Arc::new(head_inputs(&backend, source, &begin)?);
         let head = if plan.tied { Role::Embedding } else { Role::Head };
         let mut ready = HashMap::new();
         let mut ends = Replaced { source, tensors: HashMap::new() };
         for spec in plan.tensors().into_iter().filter(|s| matches!(s.role, Role::Embedding | Role::Head)) {
-            let row_inputs = (spec.role == head).then(|| head_inputs.clone());
-            if let Some(rounded) = maps.rounded_for(&spec, row_inputs)? {
-                ends.tensors.insert(spec.name.clone(), rounded.to_tensor()?);
-                ready.insert(spec.name, rounded);
+            let Some((target, mut hessian)) = maps.target(&spec)? else { continue };
+            if spec.role == head && !begin.is_empty() && hessian.takes_row_inputs(target.block_len()) {
+                let row_inputs = row_inputs(&backend, source, &begin, &spec.name)?;
+                hessian = Rc::new(Hessian::clone(&hessian).with_row_inputs(Arc::new(row_inputs)));
             }
+            let rounded = target.round(&spec, &maps.numbers(&spec)?, &hessian)?;
+            ends.tensors.insert(spec.name.clone(), T::tensor(&rounded));
+            ready.insert(spec.name, rounded);
         }
-        // As large as the streams that come now.
-        drop(head_inputs);
         let succession = Succession::new(backend, source, &ends, &windows)?;
         let branches = plan.blocks.iter().enumerate().flat_map(|(i, block)| {
             let linear = move |b: &tamborim_model::Branch| b.tensors(i, plan.d_model);
@@ -170,7 +198,10 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
         Ok(Successive { branches: branches.collect(), maps, state: RefCell::new(State { succession, done: 0, ready }) })
     }
 
-    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T>> {
+    fn rounded(&self, spec: &TensorSpec) -> Result<Option<T::Rounded>> {
+        if !self.maps.targets.contains_key(&spec.name) {
+            return Ok(None);
+        }
         let state = &mut *self.state.borrow_mut();
         if let Some(index) = self.branches.iter().position(|maps| maps.iter().any(|m| m.name == spec.name)) {
             while state.done <= index {
@@ -185,10 +216,9 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
         let (index, source) = (state.done, self.maps.model.source());
         let mut branch = Replaced { source, tensors: HashMap::new() };
         let mut seen = Vec::new();
-        let mut keep = |branch: &mut Replaced<'_>, name: String, rounded: T| -> Result<()> {
-            branch.tensors.insert(name.clone(), rounded.to_tensor()?);
+        let mut keep = |branch: &mut Replaced<'_>, name: String, rounded: T::Rounded| {
+            branch.tensors.insert(name.clone(), T::tensor(&rounded));
             state.ready.insert(name, rounded);
-            Ok(())
         };
         for at_end in [false, true] {
             let gaps = match at_end {
@@ -197,7 +227,7 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
             };
             for gap in gaps {
                 for (name, rounded) in self.maps.corrected(&self.branches[index], &gap)? {
-                    keep(&mut branch, name, rounded)?;
+                    keep(&mut branch, name, rounded);
                 }
                 seen.extend(gap.maps);
             }
@@ -205,7 +235,7 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
         // Of an empty text.
         for spec in self.branches[index].iter().filter(|spec| !seen.contains(&spec.name)) {
             if let Some(rounded) = self.maps.rounded(spec)? {
-                keep(&mut branch, spec.name.clone(), rounded)?;
+                keep(&mut branch, spec.name.clone(), rounded);
             }
         }
         state.succession.advance(index, &branch)?;
@@ -217,8 +247,8 @@ impl<'m, B: Backend, T: Rounded> Successive<'m, B, T> {
 /// Tokens after which a head's rows are looked at, at most: after each the host reads a row of logits.
 const HEAD_TOKENS: usize = 1 << 17;
 
-/// The inputs of the head that matter to its rows, on this text.
-fn head_inputs<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]]) -> Result<RowInputs> {
+/// The inputs of `head`, the output matrix, that matter to its rows, on this text.
+fn row_inputs<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[u32]], head: &str) -> Result<RowInputs> {
     let (model, plan) = (Model::load(backend, source)?, source.plan());
     let count = windows.iter().map(|window| window.len()).sum();
     let progress = Progress::tokens("predict", count as u64);
@@ -230,6 +260,6 @@ fn head_inputs<B: Backend>(backend: &B, source: &dyn TensorSource, windows: &[&[
         })?;
         progress.advance(window.len() as u64);
     }
-    progress.finish();
+    note(format!("{head}: rows rounded for their own inputs, {count} tokens in {:.2} s", progress.finish()));
     Ok(row_inputs)
 }

@@ -333,6 +333,54 @@ fn predictions_are_softmax_over_the_vocabulary_of_what_the_head_makes_of_its_inp
     }
 }
 
+#[test]
+fn a_head_is_looked_at_where_its_rows_are_rounded_for_that_and_nowhere_else() {
+    let dir = temp();
+    let at = |name: &str| dir.path().join(name);
+    let files = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
+        let files: BTreeMap<_, _> = entries.map(|p| (name(&p), std::fs::read(&p).expect("a file"))).collect();
+        assert!(!files.is_empty());
+        files
+    };
+    let tied = (demo_model(), page());
+    let untied = fixture("lit/llama_ln_bias_partialrope");
+    let untied = (untied.join("checkpoint.pth"), untied.join("tokens.json"));
+    let (q4, int4, float) = (["--to", "q4_0"], ["--to", "int4"], ["--rule", "^(token_embd|output)=f16"]);
+    // The model, the widest whole moments, the options, and whether rows of the head can be rounded for their own inputs.
+    let cases = [
+        (&tied, "4096", "gguf", vec![q4], true),
+        (&tied, "4096", "gguf", vec![q4, float], false),
+        (&tied, "64", "gguf", vec![q4], false),
+        (&tied, "4096", "onnx", vec![int4], true),
+        (&tied, "4096", "onnx", vec![int4, float], false),
+        (&untied, "4096", "gguf", vec![q4, ["--rule", "^token_embd=f16"]], true),
+        (&untied, "4096", "gguf", vec![q4, ["--rule", "^output=f16"]], false),
+        (&untied, "4096", "onnx", vec![int4, ["--block", "64"]], true),
+        // Rows of 64.
+        (&untied, "4096", "onnx", vec![int4, ["--block", "128"]], false),
+    ];
+    for (i, ((model, data), widest, extension, options, expected)) in cases.into_iter().enumerate() {
+        let calibration = at(&format!("{i}.calibration.gguf"));
+        tamborim!["calibrate", model, "--data", data, "--widest", widest, "--tokens", "512", "-o", calibration]
+            .succeeds();
+        // All else is a float: of the text nothing but the head can depend on.
+        let run = |tokens: &str| {
+            let folder = at(&format!("{i}-{tokens}"));
+            std::fs::create_dir(&folder).expect("a folder");
+            let mut args = vec!["quantize".into(), model.clone(), "--rule".into(), r"^blk\.=f16".into()];
+            args.extend(options.iter().flatten().map(Into::into));
+            args.extend(["--calibration".into(), calibration.clone(), "--tokens".into(), tokens.into()]);
+            args.extend(["-o".into(), folder.join(format!("model.{extension}"))]);
+            let said = Tamborim::new(&args).run().succeeds().stderr;
+            (said.contains("rows rounded for their own inputs"), files(&folder))
+        };
+        let ((said, with), (said_without, without)) = (run("512"), run("0"));
+        assert_eq!((said, said_without), (expected, false), "{extension} {options:?} {widest}");
+        assert_eq!(with != without, expected, "{extension} {options:?} {widest}");
+    }
+}
+
 /// Every map of a branch is looked at once, whatever the architecture.
 #[test]
 fn a_model_lacks_nothing_of_itself() {

@@ -117,13 +117,21 @@ impl Hessian {
         self.parts.iter().flat_map(|p| (0..p.n).map(|i| p.h[i * (p.n + 1)] as f32)).collect()
     }
 
-    /// The same for a head, each row of which is rounded for inputs of its own as well.
+    /// The same for a head, each row of which is rounded for inputs of its own as well, where
+    /// [`Hessian::takes_row_inputs`].
     pub fn with_row_inputs(self, row_inputs: Arc<RowInputs>) -> Hessian {
         Hessian { row_inputs: Some(row_inputs), ..self }
     }
 
-    pub(super) fn row_inputs(&self) -> Option<&RowInputs> {
-        self.row_inputs.as_deref()
+    /// Whether rounding to blocks of so many elements looks at inputs of single rows: where H is whole, and rows are whole
+    /// blocks.
+    pub fn takes_row_inputs(&self, block_len: usize) -> bool {
+        matches!(&self.parts[..], [whole] if whole.n.is_multiple_of(block_len))
+    }
+
+    pub(super) fn row_inputs(&self, block_len: usize) -> Option<&RowInputs> {
+        let fitting = |inputs: &&RowInputs| inputs.width() == self.width() && self.takes_row_inputs(block_len);
+        self.row_inputs.as_deref().filter(fitting)
     }
 
     /// What was added to the diagonal.

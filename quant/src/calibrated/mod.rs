@@ -107,7 +107,7 @@ pub(crate) fn round(blocks: &Blocks<'_>, values: &[f32], hessian: &Hessian, effo
             .zip(values.par_chunks(ROWS * cols))
             .for_each(|(bytes, values)| rows::round(level, &matrix, values, bytes));
         first += part.width();
-        if let Some(inputs) = hessian.row_inputs().filter(|inputs| inputs.width() == cols && part.width() == cols) {
+        if let Some(inputs) = hessian.row_inputs(blocks.len) {
             row_descent::descend(blocks, &panels, hessian.added(), inputs, values, encoded);
         }
     }
