@@ -63,6 +63,13 @@ INLINE float rcp_approx(float x) {
     return y;
 }
 
+// 1 / sqrt(x) for x > 0 within 2 ulp: the special function unit and a step of Newton's.
+INLINE float inverse_sqrt(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y * fmaf(-0.5f * x * y, y, 1.5f);
+}
+
 // 16 bytes read once: past L1, through the read-only path.
 INLINE uint4 load_stream16(const void* p) {
     uint4 v;

@@ -30,7 +30,7 @@
 //   X      bytes of x for a tile: plain numbers 4 L, exact 1024, fast 384
 //   capacity = (each + 1) ROWS
 //   warps S (TILES TILE + 16) + M tiles X
-//     + 4 (warps + 1 + warps M + warps M ROWS + (2 M + 1) capacity + capacity / ROWS + 2 conv_width capacity)
+//     + 4 (warps M + warps M ROWS + (2 M + 1) capacity + 2 conv_width capacity)
 // and best more than half of a multiprocessor's: then blocks are spread evenly even where the kernel before has not ended.
 // Where that passes what a block may have (k very long, M = 8) take fewer threads or fewer tokens a launch.
 //

@@ -2,7 +2,8 @@
 //
 // What bounds it is reading W once from memory, so everything serves keeping enough bytes under way:
 // - each warp streams its part of W through a ring of stages in shared memory (asynchronous copies: no registers hold what is under
-//   way), first filled before the kernel waits for its predecessor, since weights depend on nothing;
+//   way). The first stages are asked for before the kernel waits for its predecessor, since weights depend on nothing; but x queues
+//   behind all that was asked for before it, so the others are asked for right after x, as is the start of the next kernel;
 // - a block owns consecutive rows and its warps share the work evenly, cut anywhere along k: a warp may begin and end
 //   inside a row. Pieces of a row meet in shared memory and are added in the order of the warps.
 // A small matrix takes hardly longer than the chain of latencies from launch to store, so there is little before the
@@ -13,7 +14,7 @@
 //   tile    what 32 lanes take at once: for quantized weights an octet of 4 rows (formats.cuh), 16 bytes of codes a lane, 8 lanes a row; of
 //           plain numbers 512 bytes of 2 rows, 16 of each a lane
 //   group   the rows of a tile, and the tiles along them, `tiles` in number
-//   stage   W::TILES tiles, W::TOGETHER of which are worked on side by side
+//   stage   W::TILES tiles, W::TOGETHER of which are worked on side by side; of W::STAGES in a ring, W::EARLY come before x
 #pragma once
 #include "formats.cuh"
 
@@ -40,7 +41,7 @@ struct Gemv {
 // Of plain numbers a tile is 512 bytes of each of two rows, N numbers a lane, the last one of a row filled up with zeros: what is read of x
 // serves both. They are the two rows of an output, half of W apart, or neighbours.
 template <class T, int N> struct Floats {
-    static constexpr int ROWS = 2, LANES = 16, ROW_BYTES = 512, BYTES = 2 * ROW_BYTES, TILES = 1, TOGETHER = 1, STAGES = 8;
+    static constexpr int ROWS = 2, LANES = 16, ROW_BYTES = 512, BYTES = 2 * ROW_BYTES, TILES = 1, TOGETHER = 1, STAGES = 8, EARLY = 4;
     static constexpr bool CONTIGUOUS = false;
     int pieces, tiles, gap;
     INLINE Floats(const Gemv& g) {
@@ -112,7 +113,7 @@ struct F16 : Floats<f16_t, 8> {
 // Repacked matrices are one run of tiles. With a gate, the rows of an output are side by side.
 template <class F> struct Units {
     static constexpr int ROWS = TILE_ROWS, LANES = OCTET, BYTES = Tile<F>::BYTES, TOGETHER = BYTES > 800 ? 1 : 2;
-    static constexpr int TILES = 2 * TOGETHER, STAGES = 2;
+    static constexpr int TILES = 2 * TOGETHER, STAGES = 2, EARLY = 1;
     static constexpr bool CONTIGUOUS = true;
     int tiles;
     INLINE Units(const Gemv& g) { tiles = (g.k + 255) / 256; }
@@ -158,8 +159,8 @@ template <class W> struct Ring {
         stream.request(stages + slot * STAGE, w, g);
         copy_async_commit();
     }
-    // All stages but one.
-    INLINE void fill(const W& w, const Gemv& g) {
+    // Before anything else.
+    INLINE void begin() {
 #ifdef HOPPER
         if constexpr (W::CONTIGUOUS) {
             if (threadIdx.x % 32 == 0) {
@@ -169,8 +170,11 @@ template <class W> struct Ring {
             __syncwarp();
         }
 #endif
+    }
+    // Asks for stages `from` ... `to` - 1, at most for all but one.
+    INLINE void fill(int from, int to, const W& w, const Gemv& g) {
 #pragma unroll 1
-        for (int slot = 0; slot < STAGES - 1; slot++) request(slot, w, g);
+        for (int slot = from; slot < to; slot++) request(slot, w, g);
     }
     // The oldest stage, once it is there; the one worked on before is asked for anew.
     INLINE const uint8_t* next(const W& w, const Gemv& g) {
@@ -367,14 +371,37 @@ template <class F> struct ExactProduct {
 
 // ------------------------------------------------------------------------------------------------------------------------ x into shared
 
-// Elements 8 i ... 8 i + 7 of a row of k, zeros beyond; in wide accesses where `wide` says that all rows are aligned.
-template <class T> INLINE void load8(float (&v)[8], const T* row, int i, int k, bool wide) {
-    if (wide && 8 * i + 8 <= k) load_vector(v, row + 8 * i);
-    else {
+// Elements 8 i ... 8 i + 7 of a row of k as they lie in memory, zeros beyond; in wide accesses where `wide` says that all rows are aligned.
+template <class T> struct Eight {
+    static constexpr int N = 16 / sizeof(T);
+    Packed<T, N> part[8 / N];
+    INLINE void load(const T* row, int i, int k, bool wide) {
+        if (wide && 8 * i + 8 <= k) {
 #pragma unroll
-        for (int e = 0; e < 8; e++) v[e] = 8 * i + e < k ? load(row + 8 * i + e) : 0.0f;
+            for (int p = 0; p < 8 / N; p++) part[p].load_whole(row + 8 * i + N * p);
+            return;
+        }
+        // Rare, so it is short instead of fast: each element moves the others down.
+#pragma unroll 1
+        for (int e = 8 * i; e < 8 * i + 8; e++) {
+            const T next = e < k ? row[e] : (T)0;
+#pragma unroll
+            for (int w = 0; w < 2 * (int)sizeof(T); w++) {
+                const bool last = w + 1 == 2 * (int)sizeof(T);
+                const uint32_t above = last ? bits(next) : word(w + 1 - last);
+                word(w) = sizeof(T) == 4 ? above : word(w) >> 16 | above << 16;
+            }
+        }
     }
-}
+    INLINE float operator[](int e) const { return part[e / N][e % N]; }
+
+private:
+    INLINE uint32_t& word(int w) { return part[w / 4].word[w % 4]; }
+    static INLINE uint32_t bits(float x) { return __float_as_uint(x); }
+    static INLINE uint32_t bits(bf16_t x) { return x; }
+};
+template <bool BF16> struct Choose { using Type = float; };
+template <> struct Choose<true> { using Type = bf16_t; };
 
 // Sum over the block, the same bits in every thread: lanes by a butterfly, then the warps in order. `scratch` holds a float for each warp.
 INLINE float block_sum(float x, float* scratch) {
@@ -389,10 +416,10 @@ INLINE float block_sum(float x, float* scratch) {
 }
 
 // Puts a token's x into shared memory. An RMS norm's factor 1 / sqrt(mean + eps) is common to all of x, so it waits for the end: here each
-// warp leaves its part of the sum of squares in `squares`, and one pass is enough.
-template <int KIND, class X>
-INLINE void put_token(X& x, const Gemv& g, int t, const float (&ahead)[8], float* squares) {
-    using T = bf16_t;
+// warp leaves its part of the sum of squares in `squares`, and one pass is enough. Calls `asked` when the first reads are under way.
+template <int KIND, class X, class Asked>
+INLINE void put_token(X& x, const Gemv& g, int t, const Eight<float>& ahead, float* squares, Asked asked) {
+    using T = typename Choose<KIND == X_BF16>::Type;
     // Whole tiles, with zeros beyond k.
     const int lane = threadIdx.x % 32, k = g.k, eighths = x.tiles * (X::ELEMENTS / 8);
     constexpr int SIZE = KIND == X_BF16 ? 2 : 4;
@@ -412,41 +439,42 @@ INLINE void put_token(X& x, const Gemv& g, int t, const float (&ahead)[8], float
     }
     // Reads of two rounds are under way together.
     constexpr int BATCH = KIND == X_BF16 || KIND == X_F32 ? 2 : 1;
+    Eight<T> arrived[BATCH];
+    auto read = [&](int first) {
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) arrived[b].load((const T*)row, first + b * blockDim.x + lane, k, wide);
+    };
+    read(threadIdx.x - lane);
+    asked();
 #pragma unroll 1
     for (int first = threadIdx.x - lane; first < eighths; first += BATCH * blockDim.x) {
-        float v[BATCH][8], weight[8];
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int i = first + b * blockDim.x + lane;
-            if (KIND == X_BF16) load8(v[b], (const T*)row, i, k, wide);
-            else load8(v[b], (const float*)row, i, k, wide);
-            if (KIND >= X_RMS_NORM) {
-                if (i < (int)blockDim.x) {
-#pragma unroll
-                    for (int e = 0; e < 8; e++) weight[e] = ahead[e];
-                } else {
-                    load8(weight, g.norm_weight, i, k, true);
-                }
-            }
-        }
+        if (first >= (int)blockDim.x) read(first);
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
             const int start = first + b * blockDim.x, i = start + lane;
             if (start >= eighths) break;
+            float v[8];
+            Eight<float> weight;
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] = arrived[b][e];
+            if (KIND >= X_RMS_NORM) {
+                if (i < (int)blockDim.x) weight = ahead;
+                else weight.load(g.norm_weight, i, k, true);
+            }
             if (KIND == X_RMS_NORM) {
 #pragma unroll
-                for (int e = 0; e < 8; e++) sum += v[b][e] * v[b][e], v[b][e] *= weight[e];
+                for (int e = 0; e < 8; e++) sum += v[e] * v[e], v[e] *= weight[e];
             }
             if (KIND == X_LAYER_NORM) {
 #pragma unroll
-                for (int e = 0; e < 8; e++) v[b][e] = 8 * i + e < k ? (v[b][e] - mean) * factor * weight[e] : 0.0f;
+                for (int e = 0; e < 8; e++) v[e] = 8 * i + e < k ? (v[e] - mean) * factor * weight[e] : 0.0f;
                 if (g.norm_bias) {
-                    load8(weight, g.norm_bias, i, k, true);
+                    weight.load(g.norm_bias, i, k, true);
 #pragma unroll
-                    for (int e = 0; e < 8; e++) v[b][e] += weight[e];
+                    for (int e = 0; e < 8; e++) v[e] += weight[e];
                 }
             }
-            x.put(t, i, v[b], i < eighths);
+            x.put(t, i, v, i < eighths);
         }
     }
     if (KIND == X_RMS_NORM) {
@@ -457,27 +485,29 @@ INLINE void put_token(X& x, const Gemv& g, int t, const float (&ahead)[8], float
 
 // ------------------------------------------------------------------------------------------------------------------------------ kernel
 
+// x / y for 0 <= x < 2^20, given 1 / y within 1 ulp.
+INLINE int quotient(int x, float inverse) { return (int)(((float)x + 0.5f) * inverse); }
+
 // Shared memory of a block, behind the rings and x. The sum of a row is in `parts`, as far as the owner of its group has it, the warp with
 // the group's first tile; what the warps after that one add is in `tails`.
 struct Sums {
-    int* heads;      // [warps + 1]: the group of a warp's `tails`, or -1
     float* squares;  // [M][warps]
     float* tails;    // [warps][M][ROWS]
     float* parts;    // [M][capacity]
     float* biases;   // [capacity]: of the block's rows
     float* before;   // [M][capacity]: what is added to
-    int* owners;     // [capacity / ROWS]
     float* conv;     // [2 width][capacity]: taps, past inputs, biases of the block's channels
     int capacity;    // rows of a block at most
     INLINE Sums(uint8_t* shared, int warps, int m, int rows, int capacity) : capacity(capacity) {
-        heads = (int*)shared, squares = (float*)(heads + warps + 1), tails = squares + m * warps, parts = tails + warps * m * rows;
-        biases = parts + m * capacity, before = biases + capacity, owners = (int*)(before + m * capacity);
-        conv = (float*)(owners + capacity / rows);
+        squares = (float*)shared, tails = squares + m * warps, parts = tails + warps * m * rows;
+        biases = parts + m * capacity, before = biases + capacity, conv = before + m * capacity;
     }
-    template <int M, int ROWS> INLINE float total(int t, int local) const {
+    // The sum of a row of groups of `tiles` tiles, of which each warp had as many as `inverse_most` is the inverse of.
+    template <int M, int ROWS> INLINE float total(int t, int local, int tiles, float inverse_most) const {
+        const int begin = local / ROWS * tiles, last = quotient(begin + tiles - 1, inverse_most);
         float sum = parts[t * capacity + local];
 #pragma unroll 1
-        for (int j = owners[local / ROWS] + 1; heads[j] == local / ROWS; j++) sum += tails[(j * M + t) * ROWS + local % ROWS];
+        for (int j = quotient(begin, inverse_most) + 1; j <= last; j++) sum += tails[(j * M + t) * ROWS + local % ROWS];
         return sum;
     }
 };
@@ -500,7 +530,6 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     DYNAMIC_SHARED(shared);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int tokens = M == 1 ? 1 : g.tokens;
-    next_kernel_start();
 
     // The block's rows, and the warp's share of their tiles.
     const W w(g);
@@ -508,24 +537,23 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     const int first = (blockIdx.x * g.each + min((int)blockIdx.x, g.more)) * W::ROWS, rows = min(W::ROWS * groups, g.n - first);
     const int items = (rows + W::ROWS - 1) / W::ROWS * w.tiles, most = (items + warps - 1) >> (26 - __clz(blockDim.x));
     const int begin = min(warp * most, items);
-    int left = min(most, items - begin), group = (int)(((float)begin + 0.5f) * g.inverse_tiles), tile = begin - group * w.tiles;
+    int left = min(most, items - begin), group = quotient(begin, g.inverse_tiles), tile = begin - group * w.tiles;
     keep(left), keep(group), keep(tile);
 
     Ring<W> ring(typename W::Stream(w, g, first, group * W::ROWS, tile, left), shared + warp * Ring<W>::BYTES);
-    ring.fill(w, g);
-    keep(ring.stream.from), keep(ring.stream.left);
+    ring.begin();
+    ring.fill(0, W::EARLY, w, g);
 
     // ---- x, while the first weights are under way
     X x{shared + warps * Ring<W>::BYTES, w.tiles};
     const Sums sums(x.x + M * w.tiles * X::BYTES, warps, M, W::ROWS, (g.each + 1) * W::ROWS);
-    if (lane == 0) sums.heads[warp] = left > 0 && tile > 0 ? group : -1;
-    if (threadIdx.x == 0) sums.heads[warps] = -1;
+    const int tail = tile > 0 ? group : -1;
     if (g.bias) {
 #pragma unroll 1
         for (int i = threadIdx.x; i < rows; i += blockDim.x) copy_async4(sums.biases + i, g.bias + w.row(first, i));
     }
-    float norm_weights[8];
-    if (g.x_kind >= X_RMS_NORM) load8(norm_weights, g.norm_weight, threadIdx.x, g.k, true);
+    Eight<float> norm_weights;
+    if (g.x_kind >= X_RMS_NORM) norm_weights.load(g.norm_weight, threadIdx.x, g.k, true);
     previous_kernel_wait();
     const int count = rows >> gated, output = first >> gated;
 #pragma unroll 1
@@ -545,10 +573,16 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
             for (int i = threadIdx.x; i < count; i += blockDim.x)
                 copy_async4(sums.before + t * sums.capacity + i, (const float*)g.y + (int64_t)t * g.y_stride + output + i);
         }
-        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, norm_weights, sums.squares + t * warps);
-        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, norm_weights, sums.squares + t * warps);
-        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, norm_weights, sums.squares + t * warps);
-        else put_token<X_LAYER_NORM>(x, g, t, norm_weights, sums.squares + t * warps);
+        auto asked = [&] {
+            if (t > 0) return;
+            ring.fill(W::EARLY, W::STAGES - 1, w, g);
+            next_kernel_start();
+        };
+        float* squares = sums.squares + t * warps;
+        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, norm_weights, squares, asked);
+        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, norm_weights, squares, asked);
+        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, norm_weights, squares, asked);
+        else put_token<X_LAYER_NORM>(x, g, t, norm_weights, squares, asked);
     }
     __syncthreads();
 
@@ -576,8 +610,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
                     for (int t = 0; t < M; t++) acc[r][t] += part[p][r][t];
                 }
                 if (++tile < w.tiles && i + s + p < left - 1) continue;
-                const bool owner = sums.heads[warp] != group;
-                if (owner && lane == 0) sums.owners[group] = warp;
+                const bool owner = group != tail;
 #pragma unroll
                 for (int t = 0; t < M; t++) {
                     float sum = acc[0][t];
@@ -604,19 +637,18 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     __syncthreads();
 
     // ---- outputs
+    const float inverse_most = rcp_approx((float)most);
 #pragma unroll 1
     for (int t = 0; t < tokens; t++) {
+        float factor = 1.0f;
+        if (g.x_kind == X_RMS_NORM) {
+            factor = inverse_sqrt(warp_sum(lane < warps ? sums.squares[t * warps + lane] : 0.0f) * rcp_approx((float)g.k) + g.eps);
+        }
 #pragma unroll 1
         for (int i = threadIdx.x; i < count; i += blockDim.x) {
             const int local = i << gated;
-            float sum = sums.total<M, W::ROWS>(t, local), up = gated ? sums.total<M, W::ROWS>(t, local + 1) : 0.0f;
-            if (g.x_kind == X_RMS_NORM) {
-                float square = 0.0f;
-#pragma unroll 4
-                for (int j = 0; j < warps; j++) square += sums.squares[t * warps + j];
-                const float factor = 1.0f / sqrtf(square / (float)g.k + g.eps);
-                sum *= factor, up *= factor;
-            }
+            float sum = sums.total<M, W::ROWS>(t, local, w.tiles, inverse_most) * factor, up = 0.0f;
+            if (gated) up = sums.total<M, W::ROWS>(t, local + 1, w.tiles, inverse_most) * factor;
             if (g.bias) {
                 sum += sums.biases[local];
                 if (gated) up += sums.biases[local + 1];

@@ -365,6 +365,7 @@ INLINE float ex2_approx(float x) {
 }
 INLINE float lg2_approx(float x) { return log2f(x); }
 INLINE float rcp_approx(float x) { return 1.0f / x; }
+INLINE float inverse_sqrt(float x) { return 1.0f / sqrtf(x); }
 INLINE uint4 load_stream16(const void* p) { return *(const uint4*)p; }
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 16, valid ? 16 : 0); }
 INLINE void keep(int&) {}

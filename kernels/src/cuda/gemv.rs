@@ -202,8 +202,8 @@ impl Kernel {
         let capacity = (each + 1) * rows;
         let shared = |threads: usize| {
             let warps = threads / 32;
-            let sums = warps + 1 + warps * tokens + warps * tokens * rows;
-            let outputs = (2 * tokens + 1 + 2 * taps) * capacity + capacity / rows;
+            let sums = warps * tokens * (1 + rows);
+            let outputs = (2 * tokens + 1 + 2 * taps) * capacity;
             warps * ring_bytes(run.format) + tokens * tiles * x_bytes + 4 * (sums + outputs)
         };
         let threads = [512, 256, 128].into_iter().find(|t| shared(*t) <= cuda.device.max_shared)?;
