@@ -122,7 +122,8 @@ INLINE void mma_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
 }
 
 // Programmatic dependent launch: what comes before `previous_kernel_wait` may overlap the kernel before; `next_kernel_start` lets the
-// next one's prologue begin. Nothing on chips before sm_90, or where the launch does not ask for it.
+// next one's prologue begin. Always in this order: then all kernels but the one right before have ended when a kernel begins, and what
+// they wrote may be read at once. Nothing on chips before sm_90, or where the launch does not ask for it.
 INLINE void previous_kernel_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

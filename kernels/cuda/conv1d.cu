@@ -43,8 +43,8 @@ INLINE void conv1d(const T* __restrict__ x, int x_stride, const float* __restric
     for (int j = 0; j < WIDTH; ++j)
         if (j >= WIDTH - width) row_f32(tap[j], taps + (int64_t)(j - (WIDTH - width)) * channels);
     if (bias) row_f32(start, bias);
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
 
     int run = max((length + (int)gridDim.y - 1) / (int)gridDim.y, WIDTH - 1);
     const int begin = blockIdx.y * run, end = min(begin + run, length);

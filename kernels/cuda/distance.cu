@@ -241,8 +241,8 @@ extern "C" __global__ void __launch_bounds__(256)
 
 extern "C" __global__ void __launch_bounds__(1024)
     next_token(const float* logits, int vocab, int64_t* position, uint32_t* token, uint32_t* taken, int capacity) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int likeliest = is_aligned(logits, 0, 16) ? argmax<4>(logits, vocab) : argmax<1>(logits, vocab);
     if (threadIdx.x) return;
     *token = likeliest;

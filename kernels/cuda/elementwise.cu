@@ -61,8 +61,8 @@ INLINE void map_pieces(F f, int rows, int n, View<Out> out, View<In>... in) {
 // f of the inputs at each place. V numbers at a time where all matrices allow it.
 template <int V, typename F, typename Out, typename... In>
 INLINE void map(F f, int rows, int n, View<Out> out, View<In>... in) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     if (n % V == 0 && is_aligned(out.start, out.stride, 16) && (is_aligned(in.start, in.stride, 16) && ... && true))
         map_pieces<V>(f, rows, n, out, in...);
     else

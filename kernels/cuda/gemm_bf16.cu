@@ -77,8 +77,8 @@ INLINE void gemm(const bf16_t* a, int64_t a_stride, const bf16_t* w, int64_t w_s
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_m = warp / (BN / WN) * WM, warp_n = warp % (BN / WN) * WN;
     const int64_t m0 = (int64_t)blockIdx.x * BM, n0 = (int64_t)blockIdx.y * BN;
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
 
     const Copier<BM / COPY_ROWS, COPY_ROWS> copy_a(a, a_stride, m0, M);
     const Copier<BN / COPY_ROWS, COPY_ROWS> copy_w(w, w_stride, n0, N);

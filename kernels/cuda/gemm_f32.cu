@@ -116,8 +116,8 @@ template <int BM, int BN, int TM, int TN, int GROUPS, int STEP> struct Gemm {
         const int lane = thread % 32, warp = thread / 32;
         const int row = warp / WARPS_N * 16 + lane / 8 * 4, column = warp % WARPS_N * 32 + lane % 8 * 4;
         const int64_t m0 = (int64_t)blockIdx.x * BM, n0 = (int64_t)blockIdx.y * BN;
-        next_kernel_start();
         previous_kernel_wait();
+        next_kernel_start();
 
         constexpr int ROUND = SEGMENT / STEP;
         const int segments = (K + SEGMENT - 1) / SEGMENT, rounds = (segments + GROUPS - 1) / GROUPS;

@@ -47,8 +47,8 @@ INLINE float scaled(float x, float gamma, float beta) { return __fadd_rn(__fmul_
 template <typename T>
 INLINE void prepare(const T* z, int64_t z_stride, const T* v, int64_t v_stride, const float* gamma, const float* beta,
                     T* q, T* keys, T* values, const int64_t* position, int first, int z_dim, int d, int chunk) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int64_t t = blockIdx.x, place = place_of(position, first, chunk) + t;
     z += t * z_stride, v += t * v_stride, q += t * z_dim, keys += place * z_dim, values += place * d;
     for (int i = threadIdx.x; i < z_dim; i += blockDim.x) {
@@ -103,8 +103,8 @@ INLINE void score_tile(const T* q, const T* keys, const float* query_bias, const
                        float* scores, int64_t scores_stride, const int64_t* position, int first, int rows, int z_dim,
                        int chunk) {
     __shared__ __align__(16) ScoreTile x, y;
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int t0 = blockIdx.x * SCORE_TILE, s0 = blockIdx.y * SCORE_TILE, place = place_of(position, first, chunk);
     const int t_count = min(rows - t0, SCORE_TILE), s_count = min(place + t0 + t_count - s0, SCORE_TILE);
     if (s_count <= 0) return;
@@ -152,8 +152,8 @@ template <typename T>
 INLINE void softmax_row(const float* scores, int64_t scores_stride, T* p, int64_t p_stride, const int64_t* position,
                         int first, int rows, int chunk) {
     __shared__ float partial[8];
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int t = blockIdx.x, place = place_of(position, first, chunk), n = place + t + 1;
     scores += t * scores_stride, p += t * p_stride;
     float most = -3.402823466e38f, sum = 0.0f;
@@ -183,8 +183,8 @@ INLINE void value_tile(const float* p, int64_t p_stride, const float* values, co
     float* const stages = (float*)shared_bytes;
     const int thread = threadIdx.x, lane = thread % 32, row = thread / 32 * 32 + lane / 8, column = lane % 8 * 4;
     const bool aligned = d % 4 == 0;
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int t0 = blockIdx.x * VALUE_TILE, c0 = blockIdx.y * VALUE_TILE, t_count = min(rows - t0, VALUE_TILE);
     const int place = place_of(position, first, chunk), reach = place + rows,
               steps = (place + t0 + t_count + F32_STEP - 1) / F32_STEP;
@@ -282,8 +282,8 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
     bf16_t* const stages = (bf16_t*)shared_bytes;
     const int thread = threadIdx.x, lane = thread % 32, warp_t = thread / 64 * 64, warp_c = thread / 32 % 2 * 64;
     const bool aligned = d % 8 == 0;
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int t0 = blockIdx.x * VALUE_TILE, c0 = blockIdx.y * VALUE_TILE, t_count = min(rows - t0, VALUE_TILE);
     const int place = place_of(position, first, chunk), reach = place + rows,
               steps = (place + t0 + t_count + BF16_STEP - 1) / BF16_STEP;
@@ -375,8 +375,8 @@ INLINE void value_tile(const bf16_t* p, int64_t p_stride, const bf16_t* values, 
 template <typename T>
 INLINE void score_one(const T* q, const T* keys, const float* query_bias, const float* key_bias, float scale,
                       float* scores, const int64_t* position, int first, int z_dim, int chunk) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int place = place_of(position, first, chunk), s = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (s > place) return;
     keys += (int64_t)s * z_dim, key_bias += (int64_t)s * z_dim, query_bias += (int64_t)place * z_dim;
@@ -434,8 +434,8 @@ INLINE void values_one(const float* scores, const T* values, const T* r, T* out,
     float* const partial = (float*)shared_bytes; // (DOWN, 16), at most 128 x 16
     float* const p = partial + 2048;
     __shared__ float of_warps[8];
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int n = place_of(position, first, chunk) + 1;
     float most = -3.402823466e38f, sum = 0.0f;
     for (int s = threadIdx.x; s < n; s += 256) most = fmaxf(most, p[s] = scores[s]);

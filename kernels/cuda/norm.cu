@@ -136,8 +136,8 @@ INLINE void norm_row(const float* x, const float* weight, const float* bias, flo
 template <typename T, bool LAYER>
 INLINE void norm(const float* x, int64_t x_stride, const float* weight, const float* bias, float eps, T* out,
                  int64_t out_stride, int d) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const bool aligned = d % 4 == 0 && is_aligned(x, x_stride, 16) && is_aligned(out, out_stride, 4 * sizeof(T)) &&
                          is_aligned(weight, 0, 16) && is_aligned(bias, 0, 16);
     x += blockIdx.x * x_stride;
@@ -177,8 +177,8 @@ INLINE void gated_head(const T* o, const T* gate, const float* weight, float eps
 template <typename T>
 INLINE void gated_heads(const T* o, int64_t o_stride, const T* gate, int64_t gate_stride, const float* weight,
                         float eps, T* out, int64_t out_stride, int rows, int heads, int values) {
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     const int64_t index = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, row = index / heads, head = index % heads;
     if (row >= rows) return;
     constexpr int V = 16 / sizeof(T);

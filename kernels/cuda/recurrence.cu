@@ -109,8 +109,8 @@ INLINE void scan(const T* q, int64_t q_stride, const T* k, int64_t k_stride, con
     DYNAMIC_SHARED(shared_bytes);
     const int lane = threadIdx.x % 32, r = lane % 16;
     const int head = blockIdx.y, column0 = blockIdx.x * COLUMNS, column = threadIdx.x / 16 * N;
-    next_kernel_start();
     previous_kernel_wait();
+    next_kernel_start();
     q += head * keys, k += head * keys, decay += head * keys;
     v += (int64_t)head * values + column0, o += (int64_t)head * values + column0;
     state += (int64_t)head * keys * values + column0;

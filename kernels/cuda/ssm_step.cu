@@ -15,8 +15,9 @@
 //     Launch: grid ceil(channels / 16), block 128, no dynamic shared memory.
 //     Any alignment is right. Full speed: rank a multiple of 8, w and driven 16-byte aligned.
 //
-// 8 lanes share a channel: its row of w, then its states. What is a weight (w, A, biases) is loaded before the previous
-// kernel has ended; the states are not, as that kernel may be the step before.
+// 8 lanes share a channel: its row of w, then its states.
+// Order (programmatic dependent launch): all but dt_raw, b, c and driven is read before previous_kernel_wait. Hence the kernel
+// right before in the stream must write none of it, or this one must be launched without the overlap.
 #include "common.cuh"
 
 constexpr int LANES = 8;
@@ -37,13 +38,14 @@ INLINE float channel_sum(float x) {
     return x;
 }
 
-// From dt on. `rate` and `h` begin as the A and the state of this lane's first two states, loaded before.
+// From dt on. `rate`, `h`, `b` and `c` begin as those of this lane's first two states, loaded before.
 template <typename T> struct Step {
     const float* a;
     float* state;
     int channels, states, channel, lane;
     bool valid;
-    float rate[2], h[2];
+    const T *b_row, *c_row;
+    float rate[2], h[2], b[2], c[2];
 
     INLINE void load_rates(int n) {
 #pragma unroll
@@ -55,19 +57,26 @@ template <typename T> struct Step {
         for (int i = 0; i < 2; ++i)
             h[i] = valid && n + i * LANES < states ? state[(int64_t)(n + i * LANES) * channels + channel] : 0.0f;
     }
+    INLINE void load_b_and_c(int n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int at = min(n + i * LANES, states - 1);
+            b[i] = load(b_row + at), c[i] = load(c_row + at);
+        }
+    }
     // sum_n C[n] h[n] after the step, in all lanes.
-    INLINE float advance(float dt, float u, const T* b, const T* c) {
+    INLINE float advance(float dt, float u) {
         float sum = 0.0f;
         for (int n = lane; n < states; n += 2 * LANES) {
-            if (n != lane) load_rates(n), load_states(n);
+            if (n != lane) load_rates(n), load_states(n), load_b_and_c(n);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const int at = n + i * LANES;
                 if (at < states) {
                     float decay = sizeof(T) == 4 ? expf(dt * rate[i]) : ex2_approx(dt * rate[i] * 1.4426950408889634f);
-                    float after = decay * h[i] + dt * u * load(b + at);
+                    float after = decay * h[i] + dt * u * b[i];
                     if (valid) state[(int64_t)at * channels + channel] = after;
-                    sum += after * load(c + at);
+                    sum += after * c[i];
                 }
             }
         }
@@ -84,7 +93,7 @@ INLINE void ssm_step(const T* __restrict__ u, const T* __restrict__ dt_raw, cons
     const int lane = threadIdx.x % LANES, channel = (blockIdx.x * blockDim.x + threadIdx.x) / LANES;
     const bool valid = channel < channels;
     const int row = valid ? channel : channels - 1;
-    Step<T> step = {a, state, channels, states, channel, lane, valid};
+    Step<T> step = {a, state, channels, states, channel, lane, valid, b, c};
     step.load_rates(lane);
     const float bias = dt_bias ? dt_bias[row] : 0.0f, skip = d ? d[row] : 0.0f;
 
@@ -98,10 +107,11 @@ INLINE void ssm_step(const T* __restrict__ u, const T* __restrict__ dt_raw, cons
             if (at < rank) ahead[i].load_whole(weights + at);
         }
     }
-    next_kernel_start();
-    previous_kernel_wait();
     step.load_states(lane);
     const float input = load(u + row), gate = z ? load(z + row) : 0.0f;
+    previous_kernel_wait();
+    next_kernel_start();
+    step.load_b_and_c(lane);
 
     float dt;
     if (w) {
@@ -132,7 +142,7 @@ INLINE void ssm_step(const T* __restrict__ u, const T* __restrict__ dt_raw, cons
     }
     dt = softplus<T>(dt + bias);
 
-    float out = step.advance(dt, input, b, c) + skip * input;
+    float out = step.advance(dt, input) + skip * input;
     if (z) {
         if constexpr (sizeof(T) == 4) out *= silu(gate);
         else out *= gate * rcp_approx(1.0f + ex2_approx(-1.4426950408889634f * gate));

@@ -4,7 +4,7 @@ use super::memory::{Block, Pool};
 use super::modules::{MODULES, Module};
 use super::{DeviceError, libraries};
 use cudarc::driver::{result, sys};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::rc::Rc;
@@ -89,6 +89,8 @@ pub struct Device {
     has_cubin: bool,
     modules: RefCell<HashMap<&'static str, sys::CUmodule>>,
     functions: RefCell<HashMap<String, Function>>,
+    /// The file of the kernel that was queued last.
+    last: Cell<&'static str>,
     /// Where memory comes from at present.
     pool: RefCell<Pool>,
     /// [`PINNED`] bytes of host memory that copies need not stage: a token's logits come sooner.
@@ -147,6 +149,7 @@ impl Device {
             has_cubin: (major, minor) == (9, 0),
             modules: RefCell::default(),
             functions: RefCell::default(),
+            last: Cell::default(),
             pool: RefCell::default(),
             pinned,
             multiprocessors,
@@ -234,6 +237,7 @@ impl Device {
         if how.grid.contains(&0) {
             return Ok(());
         }
+        self.last.set(file);
         let mut functions = self.functions.borrow_mut();
         if !functions.contains_key(name) {
             functions.insert(name.to_owned(), self.function(file, name)?);
@@ -278,6 +282,11 @@ impl Device {
             sys::cuLaunchKernelEx(&raw const config, function.handle, pointers.as_mut_ptr(), std::ptr::null_mut())
         };
         check(name, answer.result())
+    }
+
+    /// Whether the kernel queued last is of one of these files of `cuda/`.
+    pub fn ended_with(&self, files: &[&str]) -> bool {
+        files.contains(&self.last.get())
     }
 
     /// Whether there is such a kernel for this chip.

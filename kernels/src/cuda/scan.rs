@@ -122,8 +122,10 @@ pub fn many(
 }
 
 /// Threads and blocks of the kernels for one token.
-fn step_launch(scan: &Scan) -> Launch {
-    Launch::blocks(scan.channels.div_ceil(16), 128).overlapping()
+fn step_launch(cuda: &Cuda, scan: &Scan) -> Launch {
+    // It reads the state before it waits, which these may just be writing.
+    let overlap = !cuda.device.ended_with(&["scan", "ssm_step"]);
+    Launch { overlap, ..Launch::blocks(scan.channels.div_ceil(16), 128) }
 }
 
 /// One token, its dt projection included.
@@ -138,7 +140,7 @@ fn step(
     Ok(cuda.device.launch(
         "ssm_step",
         &format!("ssm_step_{}_w{kind}", out.kind.suffix()),
-        step_launch(scan),
+        step_launch(cuda, scan),
         &[
             &u.ptr(),
             &driven.ptr(),
@@ -169,7 +171,7 @@ fn step_from(
     Ok(cuda.device.launch(
         "ssm_step",
         &format!("ssm_step_{}", out.kind.suffix()),
-        step_launch(scan),
+        step_launch(cuda, scan),
         &[
             &u.ptr(),
             &dt.ptr(),
