@@ -244,7 +244,8 @@ void meet(u32 mask, Together work) {
 
 static void open_barrier(Cta& c, Barrier& b) {
     c.spins = 0;
-    c.reduced[0] = b.sum, c.reduced[1] = b.any, c.reduced[2] = b.all;
+    // Others may open before all that waited here have read.
+    if (&b == c.barriers) c.reduced[0] = b.sum, c.reduced[1] = b.any, c.reduced[2] = b.all;
     for (u32 w = 0; w < c.warps; w++) {
         make_runnable(c, w, b.waiting[w]);
         b.waiting[w] = 0;

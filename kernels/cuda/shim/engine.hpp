@@ -83,7 +83,7 @@ struct Cta {
     u32 dynamic_size, threads, warps, live;
     u32 ready; // warps with runnable lanes
     u32 warp; // the one that runs
-    u32 reduced[3]; // sum, any, all of the barrier opened last
+    u32 reduced[3]; // sum, any, all, when barrier 0 opened last
     u32 deferred; // arrivals that wait for copies
     bool waited; // somebody called previous_kernel_wait
     u64 spins; // calls of `yield` since anything else happened
