@@ -82,6 +82,12 @@ INLINE void keep(int& x) { asm volatile("" : "+r"(x)); }
 INLINE void keep(const uint8_t*& x) { asm volatile("" : "+l"(x)); }
 
 INLINE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+// What lies in shared memory, as `keep` has it: the compiler keeps its address.
+template <typename T> INLINE T& kept_shared(T& x) {
+    uint32_t address = shared_address(&x);
+    asm volatile("" : "+r"(address));
+    return *(T*)__cvta_shared_to_generic(address);
+}
 // 16 bytes from global to shared memory, both 16-byte aligned; where `valid` is false, zeros.
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");

@@ -4,21 +4,25 @@
 //     h[n]    = exp(dt[t,c] A[c,n]) h[n] + dt[t,c] u[t,c] B[t,n]
 //     y[t,c]  = sum_n C[t,n] h[n] + D[c] u[t,c]                   (times silu(z[t,c]) where there is z)
 //
-//     scan_{f32,bf16}(u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, length, channels, states)
+//     scan_{f32,bf16}(u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, tickets, length, channels,
+//                     states)
 //       u, dt_raw, y  (length, channels) T, dense               a        (channels, states) float32
 //       b, c          (length, states) T, rows bc_stride apart   dt_bias  (channels) float32, or null for 0
 //       z             (length, channels) T, rows z_stride apart, or null
 //       d             (channels) float32, or null for 0          state    (states, channels) float32, read and written
+//       tickets       a uint32 for each CTA: zeros before the first launch, zeros again after each; unused where the
+//                     grid is ceil(channels / 8)
 //     T is float32 (exact) or bf16 (fast). length, channels >= 1, 1 <= states <= 16.
 //     scan_wide_{f32,bf16}(the same) for 17 to 64 states.
-//     Launch: grid ceil(channels / 8), block 96, no dynamic shared memory. No scratch. Strides below 2^24.
+//     Launch: grid ceil(channels / 8) or less, which changes no bit of the results; block 96, no dynamic shared memory.
+//     No scratch. Strides below 2^24. A grid that is less: its square, and it times length / 8, below 2^31.
 //     Any alignment is right. Full speed: channels a multiple of 8, states of 16; z, b, c and their rows' distances
 //     multiples of 16 bytes.
 //
 // The cost is the exponentials: 16 a token and channel on a unit that does 16 a clock. So each is computed once, which
 // leaves no room for scanning stretches of time from a state yet unknown. Instead the warps of a CTA pass the state
-// around in a ring. A CTA owns 8 channels for all of time; time is cut into segments of 8 steps, and warp w takes the
-// segments w, w + 3, w + 6, ...:
+// around in a ring. A job is 8 channels for all of time; time is cut into segments of 8 steps, and of a CTA that has a
+// job for itself warp w takes the segments w, w + 3, w + 6, ...:
 //
 //     warp 0  [decays, inputs of segment 0][h 0]·[y 0][decays, inputs of segment 3      ][h 3]·[y 3]
 //     warp 1  [decays, inputs of segment 1]     [h 1]·[y 1][decays, inputs of segment 4      ][h 4]·[y 4]
@@ -32,8 +36,21 @@
 // from owners to scanners through shared memory of the warp, y comes back the same way. More than 16 states are done 16
 // at a time within a segment.
 //
-// 3 warps, because 5 CTAs of them with all they need in registers fill an SM, and 4608 channels are 4.4 CTAs for each
-// of 132 SMs.
+// 3 warps, because 4 CTAs of them, with all they need in registers, keep an SM busy.
+//
+// Jobs rarely divide evenly: 4608 channels are 576, or 4.36 for each of 132 SMs, and those with 5 would end 15% later.
+// So a grid may have as many CTAs as suit the chip. Each, a worker, then has an equal share of the jobs' time, and jobs
+// are cut where shares meet. Say 5 jobs, their time in quarters 0 to 3, on 4 workers:
+//
+//     worker 0   [A 0 1 2 3][B 3]
+//     worker 1   [B 0 1 2][C 2 3]
+//     worker 2   [C 0 1][D 1 2 3]
+//     worker 3   [D 0][E 0 1 2 3]     time ->
+//
+// The early part of a cut job comes first in its worker's share, the late part last in that of the worker before. A
+// share is no shorter than a job, so the state in between, handed over through `state`, is there when it is wanted. But
+// nothing relies on that: one worker takes a ticket after the early part, the other before the late part, and who is
+// second does the late part. So nobody ever waits, whatever CTAs run together and in whatever order.
 #include "common.cuh"
 
 constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
@@ -81,26 +98,31 @@ template <typename To, typename From> INLINE To& at_offset(From& start, int byte
     return *(To*)((char*)&start + bytes);
 }
 
-// BLOCKS: blocks of 16 states, 0: any number.
+// Segments [begin, end) of a job.
+struct Part {
+    int job, begin, end;
+};
+
+// One part, from the state in memory to the state in memory. BLOCKS: blocks of 16 states, 0: any number.
 template <typename T, int BLOCKS>
-INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const float* __restrict__ dt_bias,
-                 const float* __restrict__ a, const T* __restrict__ b, const T* __restrict__ c, int bc_stride,
-                 const float* __restrict__ d, const T* __restrict__ z, int z_stride, float* state, T* __restrict__ y,
-                 int length, int channels, int states) {
+INLINE void scan_part(Part its, const T* __restrict__ u, const T* __restrict__ dt_raw,
+                      const float* __restrict__ dt_bias, const float* __restrict__ a, const T* __restrict__ b,
+                      const T* __restrict__ c, int bc_stride, const float* __restrict__ d, const T* __restrict__ z,
+                      int z_stride, float* state, T* __restrict__ y, int length, int channels, int states) {
     using Math = Numerics<T>;
     constexpr bool FAST = sizeof(T) == 2;
-    // One object, so that its address is computed once.
-    __shared__ struct {
+    // One object, so that there is one address to keep.
+    __shared__ struct Shared {
         Arrived<T> arrivals[WARPS][SLOTS];
         Prepared<T> prepared[WARPS][2];
         float handover[WARPS][BLOCKS ? BLOCKS : MAX_BLOCKS][32][4];
         float constant[WARPS][CHANNELS / 2][4]; // dt_bias and D of an owner's two channels
-    } shared;
+    } object;
+    Shared& shared = kept_shared(object);
     // The shuffle tells the compiler that the warp agrees on its number.
     const int warp = __shfl_sync(FULL_WARP, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int row = lane / 4, quarter = lane % 4;
-    const int first = blockIdx.x * CHANNELS, blocks = BLOCKS ? BLOCKS : (states + STATES - 1) / STATES;
-    const int segments = (length + STEPS - 1) / STEPS;
+    const int first = its.job * CHANNELS, blocks = BLOCKS ? BLOCKS : (states + STATES - 1) / STATES;
     const int owned = first + 2 * quarter, scanned = first + row;
 
     float rate[4]; // A of the 4 states
@@ -119,7 +141,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     if (BLOCKS == 1) load_rates(0);
     previous_kernel_wait();
 
-    // The state before segment 0 and after the last one passes through the same places as between segments.
+    // The state before the first segment and after the last one passes through the same places as between segments.
     auto state_at = [&](int block, int i) {
         int n = block * STATES + 4 * quarter + i;
         return scanned < channels && n < states ? state + ((int64_t)n * channels + scanned) : nullptr;
@@ -129,7 +151,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float* p = state_at(block, i);
-                shared.handover[0][block][lane][i] = p ? *p : 0.0f;
+                shared.handover[0][block][lane][i] = p ? __ldcg(p) : 0.0f;
             }
     }
 
@@ -154,7 +176,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
                        is_aligned(dt_raw, channels, 16) && is_aligned(y, channels, 16) &&
                        (!z || is_aligned(z, z_stride, 16)) && is_aligned(b, bc_stride, 16) &&
                        is_aligned(c, bc_stride, 16);
-    const int whole_segments = whole ? length / STEPS : 0;
+    const int whole_end = whole ? min(its.end, length / STEPS) : its.begin; // of the segments read in whole chunks
     const char* source[MINE];
     int onward[MINE], sideways[MINE]; // bytes to the warp's next segment, to the next block of states
 #pragma unroll
@@ -171,13 +193,13 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         }
         const T* start = matrix == 0 ? u : matrix == 1 ? dt_raw : matrix == 2 ? z : matrix == 3 ? b : c;
         const int stride = matrix < 2 ? channels : matrix == 2 ? z_stride : bc_stride;
-        int64_t t = warp * STEPS + at / in_row;
+        int64_t t = (its.begin + warp) * STEPS + at / in_row;
         source[k] = (const char*)(start + (t * stride + (of_channels ? first : 0))) + at % in_row * 16;
         onward[k] = stride * (int)(WARPS * STEPS * sizeof(T));
         sideways[k] = of_channels ? 0 : STATES * sizeof(T);
     }
     auto fetch = [&](int slot, int segment, int block) {
-        if (segment < whole_segments) {
+        if (segment < whole_end) {
 #pragma unroll
             for (int k = 0; k < MINE; ++k) {
                 if (32 * (k + 1) <= CHUNKS || lane + 32 * k < CHUNKS)
@@ -185,7 +207,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
                 if (BLOCKS == 1) source[k] += onward[k];
                 else source[k] += block + 1 < blocks ? sideways[k] : onward[k] - block * sideways[k];
             }
-        } else if (segment < segments) {
+        } else if (segment < its.end) {
             Arrived<T>& to = at_offset<Arrived<T>>(shared.arrivals[warp], slot);
             const int t = segment * STEPS + row, n = block * STATES + 4 * quarter;
             const int valid = t < length ? channels - owned : 0, valid_n = t < length ? states - n : 0;
@@ -218,12 +240,13 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         if (BLOCKS == 1) return Item{i.segment + WARPS, 0};
         return i.block + 1 < blocks ? Item{i.segment, i.block + 1} : Item{i.segment + WARPS, 0};
     };
-    Item item = BLOCKS == 1 || blocks == 1 ? Item{warp - 2 * WARPS, 0} : Item{warp - WARPS, blocks - 2};
+    Item coming = {its.begin + warp, 0};
+    Item item = BLOCKS == 1 || blocks == 1 ? Item{coming.segment - 2 * WARPS, 0}
+                                           : Item{coming.segment - WARPS, blocks - 2};
     int slot = (SLOTS - 2) * SLOT, part = 0; // of the present item: arrived, prepared
-    Item coming = {warp, 0};
 #pragma unroll
     for (int i = 0; i < SLOTS - 3; ++i, coming = after(coming)) fetch(i * SLOT, coming.segment, coming.block);
-    T* out_at = y + ((int64_t)(warp * STEPS + row) * channels + owned);
+    T* out_at = y + ((int64_t)((its.begin + warp) * STEPS + row) * channels + owned);
     float decays[STEPS][4], x[STEPS][4]; // x: the inputs, then the states after them
     float sum[STEPS];                    // exact mode: of this lane's states
     float products[STEPS / 2][4];        // fast mode: of all states, of which a part is of use
@@ -232,24 +255,24 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
         int to = slot + items * SLOT;
         return to < SLOTS * SLOT ? to : to - SLOTS * SLOT;
     };
-    for (; item.segment < segments; item = after(item), slot = slot_on(1), part ^= PREPARED) {
+    for (; item.segment < its.end; item = after(item), slot = slot_on(1), part ^= PREPARED) {
         const Item next = after(item), later = after(next);
-        const bool outputs = item.segment >= 0 && (BLOCKS == 1 || item.block + 1 == blocks);
+        const bool outputs = item.segment >= its.begin && (BLOCKS == 1 || item.block + 1 == blocks);
         auto prepared = [&](int part) -> Prepared<T>& {
             return at_offset<Prepared<T>>(shared.prepared[warp][0], part);
         };
-        if (item.segment >= 0) {
+        if (item.segment >= its.begin) {
             const int block = item.block;
             // The ring: `handover[w][block]` brings warp w its state. Its last reader is done before it is written
             // again, since the state comes around through that reader. Barriers have constant numbers if they can: the
-            // chip has 64 for all CTAs of an SM.
-            if (item.segment > 0) {
+            // chip has 64 for all CTAs of an SM. Number 0 is __syncthreads.
+            if (item.segment > its.begin) {
                 if (BLOCKS == 1) {
 #pragma unroll
                     for (int w = 0; w < WARPS; ++w)
-                        if (warp == w) barrier_sync(w, 64);
+                        if (warp == w) barrier_sync(1 + w, 64);
                 } else {
-                    barrier_sync(block * WARPS + warp, 64);
+                    barrier_sync(1 + block * WARPS + warp, 64);
                 }
             }
             float4 before = at_offset<const float4>(shared.handover, from_before + block * 512);
@@ -259,13 +282,13 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
 #pragma unroll
                 for (int i = 0; i < 4; ++i) h[i] = x[s][i] = decays[s][i] * h[i] + x[s][i];
             at_offset<float4>(shared.handover, to_next + block * 512) = make_float4(h[0], h[1], h[2], h[3]);
-            if (item.segment + 1 < segments) {
+            if (item.segment + 1 < its.end) {
                 if (BLOCKS == 1) {
 #pragma unroll
                     for (int w = 0; w < WARPS; ++w)
-                        if (warp == w) barrier_arrive((w + 1) % WARPS, 64);
+                        if (warp == w) barrier_arrive(1 + (w + 1) % WARPS, 64);
                 } else {
-                    barrier_arrive(block * WARPS + (warp + 1) % WARPS, 64);
+                    barrier_arrive(1 + block * WARPS + (warp + 1) % WARPS, 64);
                 }
             }
 
@@ -381,7 +404,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
 
         if (outputs) {
             const float y0 = (out[0] + own.x) * own.z, y1 = (out[1] + own.y) * own.w;
-            if (item.segment < whole_segments) {
+            if (item.segment < whole_end) {
                 if constexpr (FAST) *(uint32_t*)out_at = pack_bf16x2(y0, y1);
                 else *(float2*)out_at = make_float2(y0, y1);
             } else if (item.segment * STEPS + row < length) {
@@ -391,8 +414,7 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
             out_at += (int64_t)channels * (WARPS * STEPS);
         }
     }
-    next_kernel_start();
-    if (warp == (segments - 1) % WARPS) {
+    if (warp == (its.end - its.begin - 1) % WARPS) {
         for (int block = 0; block < blocks; ++block)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
@@ -400,13 +422,68 @@ INLINE void scan(const T* __restrict__ u, const T* __restrict__ dt_raw, const fl
     }
 }
 
-#define SCAN(name, T, BLOCKS, THREADS, CTAS)                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, CTAS)                                                        \
-    name(const T* u, const T* dt_raw, const float* dt_bias, const float* a, const T* b, const T* c, int bc_stride,     \
-         const float* d, const T* z, int z_stride, float* state, T* y, int length, int channels, int states) {         \
-        scan<T, BLOCKS>(u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, length, channels, states);   \
+// Whether the other worker of this cut was here before: then what it wrote before its last barrier is visible here.
+INLINE bool arrives_second(uint32_t* ticket) {
+    __threadfence();
+    const bool second = atomicAdd(ticket, 1u) == 1;
+    __threadfence();
+    if (second) *ticket = 0;
+    return second;
+}
+
+// A worker's share, part by part.
+template <typename T, int BLOCKS>
+INLINE void scan(const T* u, const T* dt_raw, const float* dt_bias, const float* a, const T* b, const T* c,
+                 int bc_stride, const float* d, const T* z, int z_stride, float* state, T* y, uint32_t* tickets,
+                 int length, int channels, int states) {
+    const int workers = gridDim.x, worker = blockIdx.x;
+    const int jobs = (channels + CHANNELS - 1) / CHANNELS, segments = (length + STEPS - 1) / STEPS;
+    // The workers before w have these jobs, and the `late` last segments of the next one, whose ticket is number w.
+    struct Border {
+        int jobs, late;
+    };
+    auto border = [&](int w) {
+        const int over = w * (jobs % workers);
+        return Border{w * (jobs / workers) + over / workers, over % workers * segments / workers};
+    };
+    auto first_part = [&] {
+        const Border left = border(worker);
+        return Part{left.jobs, 0, segments - left.late};
+    };
+    auto part_after = [&](Part part) {
+        const Border right = border(worker + 1);
+        if (part.job == right.jobs) return Part{};
+        if (part.end < segments && arrives_second(tickets + worker)) return Part{part.job, part.end, segments};
+        if (part.job + 1 < right.jobs) return Part{part.job + 1, 0, segments};
+        if (right.late == 0 || !arrives_second(tickets + worker + 1)) return Part{};
+        return Part{right.jobs, segments - right.late, segments};
+    };
+    // One thread plans, and only while no part is under way, when registers are scarce.
+    __shared__ Part part;
+    if (threadIdx.x == 0) part = first_part();
+    for (;;) {
+        __syncthreads();
+        // The shuffles tell the compiler that the warp agrees.
+        const Part now = {__shfl_sync(FULL_WARP, part.job, 0), __shfl_sync(FULL_WARP, part.begin, 0),
+                          __shfl_sync(FULL_WARP, part.end, 0)};
+        if (now.begin == now.end) break;
+        scan_part<T, BLOCKS>(now, u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, length, channels,
+                             states);
+        __syncthreads();
+        if (threadIdx.x == 0) part = part_after(part);
     }
-SCAN(scan_f32, float, 1, 96, 5)
-SCAN(scan_bf16, bf16_t, 1, 96, 5)
-SCAN(scan_wide_f32, float, 0, 96, 2)
-SCAN(scan_wide_bf16, bf16_t, 0, 96, 2)
+    next_kernel_start();
+}
+
+#define SCAN(name, T, BLOCKS, CTAS)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, CTAS)                                                     \
+    name(const T* u, const T* dt_raw, const float* dt_bias, const float* a, const T* b, const T* c, int bc_stride,     \
+         const float* d, const T* z, int z_stride, float* state, T* y, uint32_t* tickets, int length, int channels,    \
+         int states) {                                                                                                 \
+        scan<T, BLOCKS>(u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, tickets, length, channels,   \
+                        states);                                                                                       \
+    }
+SCAN(scan_f32, float, 1, 4)
+SCAN(scan_bf16, bf16_t, 1, 5)
+SCAN(scan_wide_f32, float, 0, 4)
+SCAN(scan_wide_bf16, bf16_t, 0, 4)

@@ -2,6 +2,7 @@
 
 use super::device::Launch;
 use super::linear::{self, Linear};
+use super::memory::Block;
 use super::rows::{Rows, Vector};
 use super::{Cuda, DeviceError};
 use crate::Result;
@@ -10,6 +11,13 @@ use tamborim_quant::Format;
 
 /// States of a channel that the kernels take.
 const MAX_STATES: usize = 64;
+/// Channels of a job, see `cuda/scan.cu`.
+const CHANNELS_OF_JOB: usize = 8;
+/// Blocks among which more jobs than that are divided evenly, for each multiprocessor. All of these are there together, and
+/// keep it as busy as 5 would.
+const WORKERS_PER_MULTIPROCESSOR: usize = 4;
+/// Tokens from which on that gains more than it costs to begin each part of a job that is cut.
+const CUT_FROM: usize = 256;
 
 /// `dt` projection, A and D of a selective scan.
 pub struct Scan {
@@ -20,6 +28,8 @@ pub struct Scan {
     d: Vector,
     channels: usize,
     states: usize,
+    /// How many blocks have come to where a job is cut, one cut for each worker; zeros between launches.
+    tickets: Block,
 }
 
 impl Scan {
@@ -40,6 +50,8 @@ pub fn load(cuda: &Cuda, mut dt: Map<'_>, a: Vec<f32>, d: Vec<f32>) -> Result<Sc
     if cuda.mode == Mode::Fast && dt.weight.format.is_quantized() {
         dt.weight = dt.weight.recode(Format::Bf16, None).map_err(|e| crate::Error::Source(e.into()))?;
     }
+    let tickets = cuda.device.take(4 * most_workers(cuda))?;
+    cuda.device.clear(&tickets, 4 * most_workers(cuda))?;
     let dt_bias = dt.bias.take().unwrap_or_else(|| vec![0.0; channels]);
     Ok(Scan {
         dt: linear::load(cuda, vec![dt])?,
@@ -48,7 +60,13 @@ pub fn load(cuda: &Cuda, mut dt: Map<'_>, a: Vec<f32>, d: Vec<f32>) -> Result<Sc
         d: cuda.vector(d)?,
         channels,
         states,
+        tickets,
     })
+}
+
+/// Blocks among which jobs are divided where there are more.
+fn most_workers(cuda: &Cuda) -> usize {
+    WORKERS_PER_MULTIPROCESSOR * cuda.device.multiprocessors
 }
 
 /// [`Backend::scan`].
@@ -97,10 +115,12 @@ pub fn many(
 ) -> Result<()> {
     let [b, c] = scan.b_and_c(driven);
     let kernel = if scan.states <= 16 { "scan" } else { "scan_wide" };
+    let jobs = scan.channels.div_ceil(CHANNELS_OF_JOB);
+    let blocks = if u.rows < CUT_FROM { jobs } else { jobs.min(most_workers(cuda)) };
     Ok(cuda.device.launch(
         "scan",
         &format!("{kernel}_{}", out.kind.suffix()),
-        Launch::blocks(scan.channels.div_ceil(8), 96),
+        Launch::blocks(blocks, 96),
         &[
             &u.ptr(),
             &dt.ptr(),
@@ -114,6 +134,7 @@ pub fn many(
             &(gate.map_or(0, |z| z.stride) as i32),
             &state.ptr(),
             &out.ptr(),
+            &scan.tickets.ptr,
             &(u.rows as i32),
             &(scan.channels as i32),
             &(scan.states as i32),

@@ -60,7 +60,7 @@ macro_rules! cases {
 cases! {
     rows_and_views embedding linear_formats linear_sizes stacked_maps projections
     norms norm_per_head silu convolution projected_convolution scan_sizes scan_formats
-    attention rotation outer_products mega gram differences distances choices
+    scans_of_many_channels attention rotation outer_products mega gram differences distances choices
     differential_attention norms_by_head norms_behind gates headed_scans
 }
 
@@ -476,7 +476,8 @@ struct ScanSize {
     dt: Format,
 }
 
-fn one_scan<B: Backend>(ops: &B, size: &ScanSize, outcome: &mut Outcome) {
+/// All outputs for each way to hand the tokens over.
+fn one_scan<B: Backend>(ops: &B, size: &ScanSize, splits: &[Vec<usize>], outcome: &mut Outcome) -> Vec<Vec<f32>> {
     let ScanSize { tokens, channels, states, rank, gate, dt } = *size;
     let mut numbers = Numbers::new(17);
     let (mut map, dt_weight, _) = numbers.map(channels, rank, dt, false);
@@ -499,9 +500,10 @@ fn one_scan<B: Backend>(ops: &B, size: &ScanSize, outcome: &mut Outcome) {
     let weights = plain::ScanWeights { dt: &dt_weight, dt_bias: &dt_bias, a: &Matrix::new(states, wide(&a)), d: &d };
     let half = z.columns(channels, channels);
     let truth = plain::scan(&weights, &u, &driven, gate.then_some(&half));
-    for split in splits(tokens) {
+    let mut outputs = Vec::new();
+    for split in splits {
         let (mut state, mut pieces, mut at) = (ops.scan_state(&scan).unwrap(), Vec::new(), 0);
-        for &count in &split {
+        for &count in split {
             let z = ops.columns(&part(ops, &z, at, count), channels..2 * channels);
             let (u, driven) = (part(ops, &u, at, count), part(ops, &driven, at, count));
             pieces.push(ops.scan(&scan, &u, &driven, gate.then_some(&z), &mut state).unwrap());
@@ -513,8 +515,11 @@ fn one_scan<B: Backend>(ops: &B, size: &ScanSize, outcome: &mut Outcome) {
             if gate { ", gated" } else { "" },
             split.len()
         );
-        outcome.push((label, found(&joined(ops, &pieces), &truth, Kind::of(dt))));
+        let output = joined(ops, &pieces);
+        outcome.push((label, found(&output, &truth, Kind::of(dt))));
+        outputs.push(output);
     }
+    outputs
 }
 
 fn scan_sizes<B: Backend>(ops: &B) -> Outcome {
@@ -529,7 +534,22 @@ fn scan_sizes<B: Backend>(ops: &B) -> Outcome {
         (40, 12, 64, 1, false),
         (9, 772, 32, 49, true),
     ] {
-        one_scan(ops, &ScanSize { tokens, channels, states, rank, gate, dt: Format::F32 }, &mut outcome);
+        let size = ScanSize { tokens, channels, states, rank, gate, dt: Format::F32 };
+        one_scan(ops, &size, &splits(tokens), &mut outcome);
+    }
+    outcome
+}
+
+/// More channels than a GPU works on at a time, whole and in pieces: how its blocks divide them, which depends on the tokens,
+/// must not show in any bit. The rank is 1, so that how products are summed does not either.
+fn scans_of_many_channels<B: Backend>(ops: &B) -> Outcome {
+    let mut outcome = Vec::new();
+    for (channels, states, pieces) in [(4608, 16, [23, 277]), (4233, 4, [265, 263]), (4256, 32, [100, 161])] {
+        let tokens = pieces.iter().sum();
+        let size = ScanSize { tokens, channels, states, rank: 1, gate: true, dt: Format::F32 };
+        let outputs = one_scan(ops, &size, &[vec![tokens], pieces.to_vec()], &mut outcome);
+        let bits = |i: usize| outputs[i].iter().map(|x| x.to_bits());
+        assert!(bits(0).eq(bits(1)), "{channels} channels: pieces of {pieces:?} tokens differ from the whole");
     }
     outcome
 }
@@ -537,7 +557,8 @@ fn scan_sizes<B: Backend>(ops: &B) -> Outcome {
 fn scan_formats<B: Backend>(ops: &B) -> Outcome {
     let mut outcome = Vec::new();
     for (dt, rank) in [(Format::Bf16, 24), (Format::F16, 12), (Format::Q8_0, 32), (Format::Q4K, 256)] {
-        one_scan(ops, &ScanSize { tokens: 12, channels: 70, states: 16, rank, gate: true, dt }, &mut outcome);
+        let size = ScanSize { tokens: 12, channels: 70, states: 16, rank, gate: true, dt };
+        one_scan(ops, &size, &splits(size.tokens), &mut outcome);
     }
     outcome
 }
