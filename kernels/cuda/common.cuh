@@ -77,6 +77,18 @@ INLINE uint4 load_stream16(const void* p) {
     return v;
 }
 
+// *p, or what is said where `valid` is false, without a branch: all such loads of a thread are under way together.
+INLINE float load_if(bool valid, const float* p, float otherwise = 0.0f) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.f32 %0, [%1];}"
+                 : "+f"(otherwise) : "l"(p), "r"((int)valid) : "memory");
+    return otherwise;
+}
+INLINE float load_if(bool valid, const bf16_t* p) {
+    bf16_t x = 0;
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b16 %0, [%1];}" : "+h"(x) : "l"(p), "r"((int)valid) : "memory");
+    return bf16_to_f32(x);
+}
+
 // Makes the compiler keep `x` where it would rather compute it again later.
 INLINE void keep(int& x) { asm volatile("" : "+r"(x)); }
 INLINE void keep(const uint8_t*& x) { asm volatile("" : "+l"(x)); }
@@ -101,6 +113,12 @@ INLINE void copy_async4(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 4 : 0) : "memory");
 }
 INLINE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Asks for bytes, a multiple of 16 at a 16-byte aligned address, to be brought into L2. Nothing on chips before sm_90.
+INLINE void prefetch_l2(const void* global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
 // Waits until at most N groups of this thread are under way.
 template <int N> INLINE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
@@ -125,6 +143,14 @@ INLINE void mma_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
                    "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
+
+// atomicInc: the number there goes up by one, from `last` to 0; returns what it was. What this thread knows to be written is seen by those
+// that take later tickets.
+INLINE uint32_t take_ticket(uint32_t* p, uint32_t last) {
+    uint32_t ticket;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(ticket) : "l"(p), "r"(last) : "memory");
+    return ticket;
 }
 
 // Programmatic dependent launch: what comes before `previous_kernel_wait` may overlap the kernel before; `next_kernel_start` lets the

@@ -367,12 +367,15 @@ INLINE float lg2_approx(float x) { return log2f(x); }
 INLINE float rcp_approx(float x) { return 1.0f / x; }
 INLINE float inverse_sqrt(float x) { return 1.0f / sqrtf(x); }
 INLINE uint4 load_stream16(const void* p) { return *(const uint4*)p; }
+INLINE float load_if(bool valid, const float* p, float otherwise = 0.0f) { return valid ? *p : otherwise; }
+INLINE float load_if(bool valid, const bf16_t* p) { return valid ? bf16_to_f32(*p) : 0.0f; }
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 16, valid ? 16 : 0); }
 INLINE void keep(int&) {}
 INLINE void keep(const uint8_t*&) {}
 template <typename T> INLINE T& kept_shared(T& x) { return x; }
 INLINE void copy_async16_first(void* shared, const void* global, int bytes) { shim::copy_async(shared, global, 16, (unsigned)bytes); }
 INLINE void copy_async4(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 4, valid ? 4 : 0); }
+INLINE void prefetch_l2(const void*, int) {}
 INLINE void copy_async_commit() { shim::copy_async_commit(); }
 template <int N> INLINE void copy_async_wait() { shim::copy_async_wait(N); }
 
@@ -478,6 +481,8 @@ INLINE void mma_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
     me.warp->pointer[me.number] = &lane;
     shim::meet(~0u, shim::mma_m16n8k8);
 }
+
+INLINE uint32_t take_ticket(uint32_t* p, uint32_t last) { return atomicInc(p, last); }
 
 INLINE void previous_kernel_wait() {
     shim::previous_kernel_wait();

@@ -312,15 +312,16 @@ fn attend_one(
         _ => (format!("attention_decode_{}_any", q.kind.suffix()), 1),
     };
     let rows = shape.groups * per_group.div_ceil(heads_of_block);
-    // As many blocks as the most keys that this ring can show will need: a recorded step serves all positions.
+    // A block for each multiprocessor, if the most keys that this ring can show need as many: a recorded step serves all
+    // positions.
     let sight = shape.window.map_or(kv.capacity, |w| w.min(kv.capacity));
-    let splits = sight.div_ceil(128).min((3 * cuda.device.multiprocessors).div_ceil(rows)).max(1);
+    let splits = sight.div_ceil(128).min(cuda.device.multiprocessors / rows).max(1);
     let parts = cuda.device.take(4 * shape.heads * splits * (shape.head_dim + 2))?;
     cuda.device.launch(
         "attention_decode",
         &kernel,
         // It reads the ring before it waits, which only the kernel before the last may have written.
-        Launch { overlap: fresh.is_some(), ..Launch::grid([splits, rows, 1], 128) },
+        Launch { overlap: fresh.is_some(), ..Launch::grid([splits, rows, 1], 256).shared(101_376) },
         &[
             &out.ptr(),
             &q.ptr(),

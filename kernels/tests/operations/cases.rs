@@ -589,6 +589,7 @@ fn attention<B: Backend>(ops: &B) -> Outcome {
         (70, 4, 2, 96, None, None),
         (66, 1, 1, 256, Some(30), Some(64)),
         (200, 6, 3, 32, Some(300), Some(32)),
+        (330, 67, 67, 128, Some(300), Some(128)),
     ] {
         let mut numbers = Numbers::new(18);
         let shape = AttentionShape { heads, groups, head_dim, window };
