@@ -27,14 +27,7 @@
 //   kernels between this one and the one that wrote the ring may all have begun early: launch it without the overlap.
 #include "attention.cuh"
 
-// Warps of a block.
-#ifndef WARPS
 #define WARPS 8
-#endif
-// Keys after those of its first stages that a warp asks into L2 before it waits, up to 32.
-#ifndef AHEAD
-#define AHEAD 32
-#endif
 #define THREADS (32 * WARPS)
 // As much as a block may have on every chip from sm_80 on.
 #define SHARED_BYTES (99 << 10)
@@ -129,11 +122,6 @@ template <typename T, int D, int HEADS, bool WIDE> INLINE void decode(const Deco
     };
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) request(begin + s * KEYS, ring + s * STAGE);
-    int beyond = begin + STAGES * KEYS + lane; // which can at least come into L2
-    if (WIDE && lane < AHEAD && beyond < stored) {
-        prefetch_l2(k_ring + place(beyond), a.head_dim * (int)sizeof(T));
-        prefetch_l2(v_ring + place(beyond), a.head_dim * (int)sizeof(T));
-    }
 
     float scale = 1.0f / sqrtf((float)a.head_dim);
     // exp(scale x) = 2^(unit x)

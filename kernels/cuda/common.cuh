@@ -113,12 +113,6 @@ INLINE void copy_async4(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 4 : 0) : "memory");
 }
 INLINE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Asks for bytes, a multiple of 16 at a 16-byte aligned address, to be brought into L2. Nothing on chips before sm_90.
-INLINE void prefetch_l2(const void* global, int bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
 // Waits until at most N groups of this thread are under way.
 template <int N> INLINE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 

@@ -375,7 +375,6 @@ INLINE void keep(const uint8_t*&) {}
 template <typename T> INLINE T& kept_shared(T& x) { return x; }
 INLINE void copy_async16_first(void* shared, const void* global, int bytes) { shim::copy_async(shared, global, 16, (unsigned)bytes); }
 INLINE void copy_async4(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 4, valid ? 4 : 0); }
-INLINE void prefetch_l2(const void*, int) {}
 INLINE void copy_async_commit() { shim::copy_async_commit(); }
 template <int N> INLINE void copy_async_wait() { shim::copy_async_wait(N); }
 
