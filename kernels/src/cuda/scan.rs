@@ -116,7 +116,9 @@ pub fn many(
     let [b, c] = scan.b_and_c(driven);
     let kernel = if scan.states <= 16 { "scan" } else { "scan_wide" };
     let jobs = scan.channels.div_ceil(CHANNELS_OF_JOB);
-    let blocks = if u.rows < CUT_FROM { jobs } else { jobs.min(most_workers(cuda)) };
+    // A share has to be longer than a job by more than workers differ.
+    let workers = most_workers(cuda);
+    let blocks = if u.rows < CUT_FROM || 16 * jobs < 17 * workers { jobs } else { workers };
     Ok(cuda.device.launch(
         "scan",
         &format!("{kernel}_{}", out.kind.suffix()),

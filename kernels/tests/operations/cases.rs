@@ -544,7 +544,7 @@ fn scan_sizes<B: Backend>(ops: &B) -> Outcome {
 /// must not show in any bit. The rank is 1, so that how products are summed does not either.
 fn scans_of_many_channels<B: Backend>(ops: &B) -> Outcome {
     let mut outcome = Vec::new();
-    for (channels, states, pieces) in [(4608, 16, [23, 277]), (4233, 4, [265, 263]), (4256, 32, [100, 161])] {
+    for (channels, states, pieces) in [(4608, 16, [23, 277]), (4489, 4, [265, 263]), (4500, 32, [100, 161])] {
         let tokens = pieces.iter().sum();
         let size = ScanSize { tokens, channels, states, rank: 1, gate: true, dt: Format::F32 };
         let outputs = one_scan(ops, &size, &[vec![tokens], pieces.to_vec()], &mut outcome);
