@@ -18,6 +18,8 @@ typedef unsigned long long uint64_t;
 #else
 
 #define INLINE __device__ __forceinline__
+// A function of its own.
+#define NOT_INLINE static __device__ __noinline__
 // Dynamic shared memory of the launch, 128-byte aligned.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
@@ -88,6 +90,9 @@ INLINE float load_if(bool valid, const bf16_t* p) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b16 %0, [%1];}" : "+h"(x) : "l"(p), "r"((int)valid) : "memory");
     return bf16_to_f32(x);
 }
+
+// Lets the thread rest for about that long.
+INLINE void nap(int nanoseconds) { asm volatile("nanosleep.u32 %0;" ::"r"(nanoseconds) : "memory"); }
 
 // Makes the compiler keep `x` where it would rather compute it again later.
 INLINE void keep(int& x) { asm volatile("" : "+r"(x)); }

@@ -636,7 +636,7 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
     copy_async_wait<0>();
     __syncthreads();
 
-    // ---- outputs
+    // ---- outputs: a thread has a row; with a gate, its neighbour has what the row gates
     const float inverse_most = rcp_approx((float)most);
 #pragma unroll 1
     for (int t = 0; t < tokens; t++) {
@@ -645,16 +645,16 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
             factor = inverse_sqrt(warp_sum(lane < warps ? sums.squares[t * warps + lane] : 0.0f) * rcp_approx((float)g.k) + g.eps);
         }
 #pragma unroll 1
-        for (int i = threadIdx.x; i < count; i += blockDim.x) {
-            const int local = i << gated;
-            float sum = sums.total<M, W::ROWS>(t, local, w.tiles, inverse_most) * factor, up = 0.0f;
-            if (gated) up = sums.total<M, W::ROWS>(t, local + 1, w.tiles, inverse_most) * factor;
-            if (g.bias) {
-                sum += sums.biases[local];
-                if (gated) up += sums.biases[local + 1];
+        for (int local = threadIdx.x; local - lane < rows; local += blockDim.x) {
+            float sum = 0.0f;
+            if (local < rows) {
+                sum = sums.total<M, W::ROWS>(t, local, w.tiles, inverse_most) * factor;
+                if (g.bias) sum += sums.biases[local];
             }
+            if (gated) sum = silu(sum) * __shfl_xor_sync(FULL_WARP, sum, 1);
+            if (local >= rows || (local & gated)) continue;
+            const int i = local >> gated;
             if (g.y_kind == Y_ADD_F32) sum += sums.before[t * sums.capacity + i];
-            if (gated) sum = silu(sum) * up;
             if (output + i < g.conv_channels) sum = convolved(g, sums, output + i, i, sum);
             const int64_t to = (int64_t)t * g.y_stride + output + i;
             if (g.y_kind == Y_BF16 || g.y_kind == Y_GLU_BF16) ((bf16_t*)g.y)[to] = f32_to_bf16(sum);

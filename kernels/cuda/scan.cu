@@ -50,7 +50,7 @@
 // The early part of a cut job comes first in its worker's share, the late part last in that of the worker before. A
 // share is no shorter than a job, so the state in between, handed over through `state`, is there when it is wanted. But
 // nothing relies on that: one worker takes a ticket after the early part, the other before the late part, and who is
-// second does the late part. So nobody ever waits, whatever CTAs run together and in whatever order.
+// second does the late part. So nobody waits for long, whatever CTAs run together and in whatever order.
 #include "common.cuh"
 
 constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
@@ -58,7 +58,9 @@ constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
 constexpr int WARPS = 3, SLOTS = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 // Thousandths by which CTAs are slower that come to an SM later, each than the one before: the older has precedence.
-constexpr int LAG = 36;
+constexpr int LAG = 30;
+// Times that a worker looks for the early part of a job, a microsecond or less each.
+constexpr int PATIENCE = 40;
 constexpr float NO_STEP = -1e30f; // softplus of it is 0, whatever the bias
 
 // How steps are kept. Exact: as they are. Fast: in units of ln 2, so that softplus is one log2 and a decay one exp2.
@@ -433,42 +435,53 @@ INLINE bool arrives_second(uint32_t* ticket) {
     return second;
 }
 
-// A worker's share, part by part.
-template <typename T, int BLOCKS>
-INLINE void scan(const T* u, const T* dt_raw, const float* dt_bias, const float* a, const T* b, const T* c,
-                 int bc_stride, const float* d, const T* z, int z_stride, float* state, T* y, uint32_t* tickets,
-                 int length, int channels, int states) {
+// Puts the part of its share that comes after `*part` into it, an empty one after the last; the first one where `first` says so. Not
+// inlined: what it computes with shall not have its registers in the loop over segments.
+NOT_INLINE void plan(Part* part, bool first, int jobs, int segments, uint32_t* tickets) {
     const int workers = gridDim.x, worker = blockIdx.x;
-    const int jobs = (channels + CHANNELS - 1) / CHANNELS, segments = (length + STEPS - 1) / STEPS;
     // The workers before w have these jobs, and the `late` last segments of the next one, whose ticket is number w.
     struct Border {
         int jobs, late;
     };
     auto border = [&](int w) {
         if (workers == jobs) return Border{w, 0};
-        // What comes before it, in thousandths of a mean share: shares of the first quarter of workers are longer by 3 LAG / 2, of the
-        // second by LAG / 2, and those of the others shorter.
+        // What comes before it, in thousandths of a mean share: shares of the first quarter of workers are longer by 3 LAG / 2, of
+        // the second by LAG / 2, and those of the others shorter.
         const int quarter = workers / 4, q = min(w / quarter, 3);
         const int shift = LAG / 2 * (quarter * q * (4 - q) + (3 - 2 * q) * (w - q * quarter));
         const float before = (float)jobs * ((float)(1000 * w + shift) / (float)(1000 * workers));
         return Border{(int)before, (int)((before - (float)(int)before) * (float)segments)};
     };
-    auto first_part = [&] {
+    if (first) {
         const Border left = border(worker);
-        return Part{left.jobs, 0, segments - left.late};
-    };
-    auto part_after = [&](Part part) {
-        const Border right = border(worker + 1);
-        if (part.job == right.jobs) return Part{};
-        if (part.end < segments && arrives_second(tickets + worker)) return Part{part.job, part.end, segments};
-        if (part.job + 1 < right.jobs) return Part{part.job + 1, 0, segments};
-        if (right.late == 0 || !arrives_second(tickets + worker + 1)) return Part{};
-        return Part{right.jobs, segments - right.late, segments};
-    };
-    // One thread plans, and only while no part is under way, when registers are scarce.
+        *part = {left.jobs, 0, segments - left.late};
+        return;
+    }
+    const Border right = border(worker + 1);
+    const Part done = *part;
+    *part = {};
+    if (done.job == right.jobs) return;
+    if (done.end < segments && arrives_second(tickets + worker)) {
+        *part = {done.job, done.end, segments};
+    } else if (done.job + 1 < right.jobs) {
+        *part = {done.job + 1, 0, segments};
+    } else if (right.late > 0) {
+        // Worth a little patience: what is left to the other keeps it from the rest of its share.
+        for (int i = 0; i < PATIENCE && __ldcg(tickets + worker + 1) == 0; ++i) nap(200);
+        if (arrives_second(tickets + worker + 1)) *part = {right.jobs, segments - right.late, segments};
+    }
+}
+
+// A worker's share, part by part.
+template <typename T, int BLOCKS>
+INLINE void scan(const T* u, const T* dt_raw, const float* dt_bias, const float* a, const T* b, const T* c,
+                 int bc_stride, const float* d, const T* z, int z_stride, float* state, T* y, uint32_t* tickets,
+                 int length, int channels, int states) {
+    const int jobs = (channels + CHANNELS - 1) / CHANNELS, segments = (length + STEPS - 1) / STEPS;
     __shared__ Part part;
-    if (threadIdx.x == 0) part = first_part();
-    for (;;) {
+    for (bool first = true;; first = false) {
+        // One thread plans, while no part is under way.
+        if (threadIdx.x == 0) plan(&part, first, jobs, segments, tickets);
         __syncthreads();
         // The shuffles tell the compiler that the warp agrees.
         const Part now = {__shfl_sync(FULL_WARP, part.job, 0), __shfl_sync(FULL_WARP, part.begin, 0),
@@ -477,7 +490,6 @@ INLINE void scan(const T* u, const T* dt_raw, const float* dt_bias, const float*
         scan_part<T, BLOCKS>(now, u, dt_raw, dt_bias, a, b, c, bc_stride, d, z, z_stride, state, y, length, channels,
                              states);
         __syncthreads();
-        if (threadIdx.x == 0) part = part_after(part);
     }
     next_kernel_start();
 }

@@ -35,6 +35,7 @@
 #define __builtin_align__(n) __align__(n)
 #define __trap() ::shim::fail("__trap")
 #define INLINE inline __attribute__((always_inline))
+#define NOT_INLINE static __attribute__((noinline))
 #define DYNAMIC_SHARED(name) unsigned char* const name = ::shim::cta().dynamic_shared
 
 typedef shim::Index uint3;
@@ -365,6 +366,7 @@ INLINE float ex2_approx(float x) {
 }
 INLINE float lg2_approx(float x) { return log2f(x); }
 INLINE float rcp_approx(float x) { return 1.0f / x; }
+INLINE void nap(int) {}
 INLINE float inverse_sqrt(float x) { return 1.0f / sqrtf(x); }
 INLINE uint4 load_stream16(const void* p) { return *(const uint4*)p; }
 INLINE float load_if(bool valid, const float* p, float otherwise = 0.0f) { return valid ? *p : otherwise; }
