@@ -8,9 +8,14 @@ use crate::backend::Conv;
 
 /// Taps that the kernels take.
 const MAX_WIDTH: usize = 8;
-
-/// Tokens that a thread works through; the best found at 4608 channels.
-const RUN: usize = 50;
+/// Channels of a block and its threads, see `cuda/conv1d.cu`.
+const CHANNELS_OF_BLOCK: usize = 256;
+const THREADS: usize = 64;
+/// Blocks that share a text evenly, for each multiprocessor: all of these are there together.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 8;
+/// Tokens of a block at least, since each reads some of the block's before it, and at most: where a text is long, more blocks
+/// are faster than longer ones.
+const RUN: std::ops::Range<usize> = 16..128;
 
 /// [`Backend::conv`](crate::Backend::conv); `past` is float32 in every mode.
 pub fn apply(cuda: &Cuda, conv: &Conv<Vector>, x: &Rows, past: &Vector) -> Result<Rows> {
@@ -20,10 +25,13 @@ pub fn apply(cuda: &Cuda, conv: &Conv<Vector>, x: &Rows, past: &Vector) -> Resul
     }
     let out = cuda.new_rows(x.rows, x.cols)?;
     let kernel = if conv.width <= 4 { "conv1d" } else { "conv1d_wide" };
+    let across = x.cols.div_ceil(CHANNELS_OF_BLOCK).max(1);
+    let resident = BLOCKS_PER_MULTIPROCESSOR * cuda.device.multiprocessors / across;
+    let runs = resident.min(x.rows / RUN.start).max(x.rows.div_ceil(RUN.end)).max(1);
     cuda.device.launch(
         "conv1d",
         &format!("{kernel}_{}", x.kind.suffix()),
-        Launch::grid([x.cols.div_ceil(256), x.rows.div_ceil(RUN), 1], 64).overlapping(),
+        Launch::grid([across, runs, 1], THREADS).overlapping(),
         &[
             &x.ptr(),
             &(x.stride as i32),
