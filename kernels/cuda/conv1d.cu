@@ -10,14 +10,16 @@
 //              after the last
 //     T is float32 (exact) or bf16 (fast). length, channels >= 1.
 //     Launch: grid (ceil(channels / 256), any number of runs), block 64, no dynamic shared memory.
-//     Good numbers of runs: so many that all blocks are there at once and as many on each multiprocessor, 1 for decoding.
+//     Good numbers of runs: so many that all blocks are there at once, 8 on each multiprocessor, while runs are not long;
+//     1 for decoding.
 //     A graph of length 1 may be replayed: nothing but memory changes.
 //     Any alignment is right. Full speed: 16 bytes divide x, y and what lies between their rows; so do they taps, bias
 //     and state.
 //
 // A warp owns 128 channels, four a lane, over one run of time. Its rows come through a ring in shared memory, asked for in
 // groups: that keeps much under way in few registers, so that the blocks of the next launch come up beside those of this
-// one. A lane keeps the inputs that the next step needs in registers.
+// one. A lane keeps the inputs that the next step needs in registers. Nobody reads x after this kernel, but y at once, so x
+// is the first to leave L2.
 //
 //     ring   | group worked on | groups under way ... | asked for again once all lanes have left it
 //
@@ -25,27 +27,18 @@
 // as the state where there are others.
 #include "common.cuh"
 
-#ifndef WARPS
-#define WARPS 2 // of a block
-#endif
-#ifndef RING
-#define RING 6144 // bytes of a warp's ring
-#endif
-#ifndef GROUP
-#define GROUP 4 // rows asked for together
-#endif
-#ifndef BLOCKS
-#define BLOCKS 16 // of a multiprocessor, two launches together, that there are registers for in fast mode
-#endif
+constexpr int WARPS = 2;             // of a block
+constexpr int GROUP = 4, GROUPS = 4; // rows asked for together, groups in a ring
+// Blocks of a multiprocessor, those of two launches together, that there are registers for in fast mode.
+constexpr int BLOCKS = 16;
 constexpr int V = 4;         // channels of a lane
 constexpr int LINE = 32 * V; // channels of a warp
 
 // A warp's part of the work. ALIGNED: 16 bytes divide what the head of this file says, and y is aligned as x is.
-template <bool ALIGNED, int WIDTH, typename T, int GROUPS>
+template <bool ALIGNED, int WIDTH, typename T>
 INLINE void conv1d(T (&ring)[GROUPS][GROUP][LINE], const T* __restrict__ x, int x_stride,
                    const float* __restrict__ taps, const float* __restrict__ bias, float* state, T* __restrict__ y,
                    int length, int channels, int width) {
-    static_assert(GROUPS >= 2, "one to work on, one under way");
     const int lane = threadIdx.x % 32, first = (blockIdx.x * WARPS + threadIdx.x / 32) * LINE;
     // Lanes after the last channel do what the last lane does.
     const int valid = channels - first - lane * V, channel = first + lane * V + (ALIGNED ? min(valid - V, 0) : 0);
@@ -91,7 +84,7 @@ INLINE void conv1d(T (&ring)[GROUPS][GROUP][LINE], const T* __restrict__ x, int 
         if constexpr (ALIGNED) {
 #pragma unroll
             for (int i = 0; i < GROUP; i += 32 / PIECES)
-                if (i < left) copy_async16(to + i * LINE, from + (int64_t)i * x_stride);
+                if (i < left) copy_async16_once(to + i * LINE, from + (int64_t)i * x_stride);
         } else {
 #pragma unroll 1
             for (int i = 0; i < min(GROUP, left); ++i)
@@ -200,7 +193,7 @@ INLINE void conv1d(T (&ring)[GROUPS][GROUP][LINE], const T* __restrict__ x, int 
     extern "C" __global__ void __launch_bounds__(32 * WARPS, blocks)                                                   \
     name(const T* x, int x_stride, const float* taps, const float* bias, float* state, T* y, int length, int channels, \
          int width) {                                                                                                  \
-        __shared__ __align__(16) T rings[WARPS][RING / (GROUP * LINE * sizeof(T))][GROUP][LINE];                       \
+        __shared__ __align__(16) T rings[WARPS][GROUPS][GROUP][LINE];                                                  \
         auto& ring = rings[threadIdx.x / 32];                                                                          \
         if ((blockIdx.x * WARPS + threadIdx.x / 32) * LINE >= channels) return;                                        \
         if (is_aligned(x, x_stride, 16) && is_aligned(y, channels, 16) && is_aligned(taps, 0, 16))                     \

@@ -375,6 +375,7 @@ INLINE void copy_async16(void* shared, const void* global, bool valid = true) { 
 INLINE void keep(int&) {}
 INLINE void keep(const uint8_t*&) {}
 template <typename T> INLINE T& kept_shared(T& x) { return x; }
+INLINE void copy_async16_once(void* shared, const void* global) { copy_async16(shared, global); }
 INLINE void copy_async16_first(void* shared, const void* global, int bytes) { shim::copy_async(shared, global, 16, (unsigned)bytes); }
 INLINE void copy_async4(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 4, valid ? 4 : 0); }
 INLINE void copy_async_commit() { shim::copy_async_commit(); }

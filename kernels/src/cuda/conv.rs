@@ -13,9 +13,10 @@ const CHANNELS_OF_BLOCK: usize = 256;
 const THREADS: usize = 64;
 /// Blocks that share a text evenly, for each multiprocessor: all of these are there together.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 8;
-/// Tokens of a block at least, since each reads some of the block's before it, and at most: where a text is long, more blocks
-/// are faster than longer ones.
-const RUN: std::ops::Range<usize> = 16..128;
+/// Tokens of each of these, at least, since it reads some of the tokens before, and at most.
+const RUN: std::ops::RangeInclusive<usize> = 16..=128;
+/// Tokens of a block where that would be too few blocks: the best found.
+const RUN_OF_MANY: usize = 32;
 
 /// [`Backend::conv`](crate::Backend::conv); `past` is float32 in every mode.
 pub fn apply(cuda: &Cuda, conv: &Conv<Vector>, x: &Rows, past: &Vector) -> Result<Rows> {
@@ -27,11 +28,12 @@ pub fn apply(cuda: &Cuda, conv: &Conv<Vector>, x: &Rows, past: &Vector) -> Resul
     let kernel = if conv.width <= 4 { "conv1d" } else { "conv1d_wide" };
     let across = x.cols.div_ceil(CHANNELS_OF_BLOCK).max(1);
     let resident = BLOCKS_PER_MULTIPROCESSOR * cuda.device.multiprocessors / across;
-    let runs = resident.min(x.rows / RUN.start).max(x.rows.div_ceil(RUN.end)).max(1);
+    let runs =
+        if x.rows > resident * RUN.end() { x.rows.div_ceil(RUN_OF_MANY) } else { resident.min(x.rows / RUN.start()) };
     cuda.device.launch(
         "conv1d",
         &format!("{kernel}_{}", x.kind.suffix()),
-        Launch::grid([across, runs, 1], THREADS).overlapping(),
+        Launch::grid([across, runs.max(1), 1], THREADS).overlapping(),
         &[
             &x.ptr(),
             &(x.stride as i32),
