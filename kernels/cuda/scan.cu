@@ -14,7 +14,7 @@
 //                     grid is ceil(channels / 8)
 //     T is float32 (exact) or bf16 (fast). length, channels >= 1, 1 <= states <= 16.
 //     scan_wide_{f32,bf16}(the same) for 17 to 64 states.
-//     Launch: grid ceil(channels / 8), or a multiple of 4 that is at most 16/17 of it, which changes no bit of the results;
+//     Launch: grid ceil(channels / 8), or less, at most 16/17 of it, which changes no bit of the results;
 //     block 96, no dynamic shared memory. No scratch. Strides below 2^24, grid and jobs below 2^20.
 //     Any alignment is right. Full speed: channels a multiple of 8, states of 16; z, b, c and their rows' distances
 //     multiples of 16 bytes.
@@ -39,8 +39,8 @@
 // 3 warps, because 4 CTAs of them, with all they need in registers, keep an SM busy.
 //
 // Jobs rarely divide evenly: 4608 channels are 576, or 4.36 for each of 132 SMs, and those with 5 would end 15% later.
-// So a grid may have as many CTAs as suit the chip. Each, a worker, then has a share of the jobs' time, equal but for the
-// speed at which it will work, and jobs are cut where shares meet. Say 5 jobs, their time in quarters 0 to 3, on 4 workers:
+// So a grid may have as many CTAs as suit the chip. Each, a worker, then has an equal share of the jobs' time, and jobs
+// are cut where shares meet. Say 5 jobs, their time in quarters 0 to 3, on 4 workers:
 //
 //     worker 0   [A 0 1 2 3][B 3]
 //     worker 1   [B 0 1 2][C 2 3]
@@ -57,8 +57,6 @@ constexpr int CHANNELS = 8, STEPS = 8, STATES = 16, MAX_BLOCKS = 4;
 // Warps of a CTA; items of a warp under way: one used, one scanned, one prepared, the others arriving.
 constexpr int WARPS = 3, SLOTS = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
-// Thousandths by which CTAs are slower that come to an SM later, each than the one before: the older has precedence.
-constexpr int LAG = 30;
 // Times that a worker looks for the early part of a job, a microsecond or less each.
 constexpr int PATIENCE = 40;
 constexpr float NO_STEP = -1e30f; // softplus of it is 0, whatever the bias
@@ -445,11 +443,7 @@ NOT_INLINE void plan(Part* part, bool first, int jobs, int segments, uint32_t* t
     };
     auto border = [&](int w) {
         if (workers == jobs) return Border{w, 0};
-        // What comes before it, in thousandths of a mean share: shares of the first quarter of workers are longer by 3 LAG / 2, of
-        // the second by LAG / 2, and those of the others shorter.
-        const int quarter = workers / 4, q = min(w / quarter, 3);
-        const int shift = LAG / 2 * (quarter * q * (4 - q) + (3 - 2 * q) * (w - q * quarter));
-        const float before = (float)jobs * ((float)(1000 * w + shift) / (float)(1000 * workers));
+        const float before = (float)jobs * ((float)w / (float)workers);
         return Border{(int)before, (int)((before - (float)(int)before) * (float)segments)};
     };
     if (first) {
