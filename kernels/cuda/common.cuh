@@ -72,13 +72,6 @@ INLINE float inverse_sqrt(float x) {
     return y * fmaf(-0.5f * x * y, y, 1.5f);
 }
 
-// 16 bytes read once: past L1, through the read-only path.
-INLINE uint4 load_stream16(const void* p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-}
-
 // *p, or what is said where `valid` is false, without a branch: all such loads of a thread are under way together.
 INLINE float load_if(bool valid, const float* p, float otherwise = 0.0f) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.f32 %0, [%1];}"
@@ -96,7 +89,6 @@ INLINE void nap(int nanoseconds) { asm volatile("nanosleep.u32 %0;" ::"r"(nanose
 
 // Makes the compiler keep `x` where it would rather compute it again later.
 INLINE void keep(int& x) { asm volatile("" : "+r"(x)); }
-INLINE void keep(const uint8_t*& x) { asm volatile("" : "+l"(x)); }
 
 INLINE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 // What lies in shared memory, as `keep` has it: the compiler keeps its address.

@@ -368,12 +368,10 @@ INLINE float lg2_approx(float x) { return log2f(x); }
 INLINE float rcp_approx(float x) { return 1.0f / x; }
 INLINE void nap(int) {}
 INLINE float inverse_sqrt(float x) { return 1.0f / sqrtf(x); }
-INLINE uint4 load_stream16(const void* p) { return *(const uint4*)p; }
 INLINE float load_if(bool valid, const float* p, float otherwise = 0.0f) { return valid ? *p : otherwise; }
 INLINE float load_if(bool valid, const bf16_t* p) { return valid ? bf16_to_f32(*p) : 0.0f; }
 INLINE void copy_async16(void* shared, const void* global, bool valid = true) { shim::copy_async(shared, global, 16, valid ? 16 : 0); }
 INLINE void keep(int&) {}
-INLINE void keep(const uint8_t*&) {}
 template <typename T> INLINE T& kept_shared(T& x) { return x; }
 INLINE void copy_async16_once(void* shared, const void* global) { copy_async16(shared, global); }
 INLINE void copy_async16_first(void* shared, const void* global, int bytes) { shim::copy_async(shared, global, 16, (unsigned)bytes); }
