@@ -40,7 +40,7 @@ INLINE void conv1d(T (&ring)[GROUPS][GROUP][LINE], const T* __restrict__ x, int 
                    const float* __restrict__ taps, const float* __restrict__ bias, float* state, T* __restrict__ y,
                    int length, int channels, int width) {
     const int lane = threadIdx.x % 32, first = (blockIdx.x * WARPS + threadIdx.x / 32) * LINE;
-    // Lanes after the last channel do what the last lane does.
+    // Lanes after the last channel do what the last lane does, but for the state.
     const int valid = channels - first - lane * V, channel = first + lane * V + (ALIGNED ? min(valid - V, 0) : 0);
     auto row_f32 = [&](float (&to)[V], const float* p) {
         if constexpr (ALIGNED) {
@@ -133,6 +133,7 @@ INLINE void conv1d(T (&ring)[GROUPS][GROUP][LINE], const T* __restrict__ x, int 
             // While rows are under way anyway: at the end it would be waited for.
 #pragma unroll
             for (int k = 0; k < WIDTH - 1; ++k) inputs[k] = fetch(length - 1 - k);
+            __syncwarp(); // lanes after the last channel have read the state, too
 #pragma unroll
             for (int k = 0; k < WIDTH - 1; ++k) {
                 float last[V];

@@ -367,6 +367,7 @@ fn convolution<B: Backend>(ops: &B) -> Outcome {
         (9, 8, 8, true),
         (150, 130, 4, true),
         (40, 256, 2, false),
+        (70, 192, 4, true),
     ] {
         let mut numbers = Numbers::new(16);
         let kernel = numbers.scaled(channels * width, 0.5);
