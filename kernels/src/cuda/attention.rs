@@ -62,9 +62,6 @@ impl Rope {
     }
 }
 
-/// Rows of a window that a ring has from the beginning, at most.
-const FIRST_ROWS: usize = 4096;
-
 /// Keys and values that later tokens see: rings of rows (groups * head_dim); position p lies in slot p % capacity.
 pub struct KeyValues {
     keys: Option<Block>,
@@ -91,9 +88,7 @@ impl KeyValues {
         if wanted <= self.capacity {
             return Ok(false);
         }
-        // The window's keys at once: each time a ring grows, a decode step has to be recorded again.
-        let window = shape.window.map_or(0, |w| w.min(FIRST_ROWS));
-        self.grow(cuda, shape, wanted.max(2 * self.capacity).max(window).next_multiple_of(TILE).min(most))?;
+        self.grow(cuda, shape, wanted.max(2 * self.capacity).next_multiple_of(TILE).min(most))?;
         Ok(true)
     }
 
