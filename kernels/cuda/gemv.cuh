@@ -400,8 +400,6 @@ private:
     static INLINE uint32_t bits(float x) { return __float_as_uint(x); }
     static INLINE uint32_t bits(bf16_t x) { return x; }
 };
-template <bool BF16> struct Choose { using Type = float; };
-template <> struct Choose<true> { using Type = bf16_t; };
 
 // Sum over the block, the same bits in every thread: lanes by a butterfly, then the warps in order. `scratch` holds a float for each warp.
 INLINE float block_sum(float x, float* scratch) {
@@ -417,12 +415,11 @@ INLINE float block_sum(float x, float* scratch) {
 
 // Puts a token's x into shared memory. An RMS norm's factor 1 / sqrt(mean + eps) is common to all of x, so it waits for the end: here each
 // warp leaves its part of the sum of squares in `squares`, and one pass is enough. Calls `asked` when the first reads are under way.
-template <int KIND, class X, class Asked>
+template <int KIND, class T, class X, class Asked>
 INLINE void put_token(X& x, const Gemv& g, int t, const Eight<float>& ahead, float* squares, Asked asked) {
-    using T = typename Choose<KIND == X_BF16>::Type;
     // Whole tiles, with zeros beyond k.
     const int lane = threadIdx.x % 32, k = g.k, eighths = x.tiles * (X::ELEMENTS / 8);
-    constexpr int SIZE = KIND == X_BF16 ? 2 : 4;
+    constexpr int SIZE = sizeof(T);
     const bool wide = (((uint64_t)g.x | (uint64_t)g.x_stride * SIZE) & 15) == 0;
     const uint8_t* row = (const uint8_t*)g.x + (int64_t)t * g.x_stride * SIZE;
     float mean = 0.0f, factor = 1.0f, sum = 0.0f;
@@ -579,10 +576,10 @@ template <class Product, int M> INLINE void gemv(const Gemv& g) {
             next_kernel_start();
         };
         float* squares = sums.squares + t * warps;
-        if (g.x_kind == X_BF16) put_token<X_BF16>(x, g, t, norm_weights, squares, asked);
-        else if (g.x_kind == X_F32) put_token<X_F32>(x, g, t, norm_weights, squares, asked);
-        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM>(x, g, t, norm_weights, squares, asked);
-        else put_token<X_LAYER_NORM>(x, g, t, norm_weights, squares, asked);
+        if (g.x_kind == X_BF16) put_token<X_BF16, bf16_t>(x, g, t, norm_weights, squares, asked);
+        else if (g.x_kind == X_F32) put_token<X_F32, float>(x, g, t, norm_weights, squares, asked);
+        else if (g.x_kind == X_RMS_NORM) put_token<X_RMS_NORM, float>(x, g, t, norm_weights, squares, asked);
+        else put_token<X_LAYER_NORM, float>(x, g, t, norm_weights, squares, asked);
     }
     __syncthreads();
 

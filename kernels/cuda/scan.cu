@@ -425,13 +425,7 @@ INLINE void scan_part(Part its, const T* __restrict__ u, const T* __restrict__ d
 }
 
 // Whether the other worker of this cut was here before: then what it wrote before its last barrier is visible here.
-INLINE bool arrives_second(uint32_t* ticket) {
-    __threadfence();
-    const bool second = atomicAdd(ticket, 1u) == 1;
-    __threadfence();
-    if (second) *ticket = 0;
-    return second;
-}
+INLINE bool arrives_second(uint32_t* ticket) { return take_ticket(ticket, 1) == 1; }
 
 // Puts the part of its share that comes after `*part` into it, an empty one after the last; the first one where `first` says so. Not
 // inlined: what it computes with shall not have its registers in the loop over segments.
